@@ -1,0 +1,312 @@
+"""The shard format: the schema of an index, its writer and its reader, and dataset.json.
+
+A dataset is a folder:
+
+    DATA/
+      dataset.json                 class names, codec, options, counts, sha256 of every file below
+      train/index.arrow            Arrow IPC file, one row per video, opened by memory map
+      train/shard-00000.tar        POSIX tar: KEY.mjpeg (JPEG packets, concatenated) and KEY.json (the row)
+      val/...
+      rejected.jsonl               one line for each video left out
+
+This is the one module of ``preprocess`` that ``pipelines`` and ``v4d`` import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+VERSION = version("v4d")
+FORMAT = 1
+ROWS_PER_BATCH = 1024
+CODEC_SUFFIX = {"mjpeg": "mjpeg"}
+
+SEGMENT = pa.struct([("label", pa.int32()), ("start", pa.float64()), ("end", pa.float64())])
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("labels", pa.list_(pa.int32())),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("frames", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps_num", pa.int32()),
+        ("fps_den", pa.int32()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("segments", pa.list_(SEGMENT)),
+        ("packet_bytes", pa.list_(pa.int32())),
+        ("packet_crc32", pa.list_(pa.uint32())),
+        ("packet_back", pa.list_(pa.uint8())),
+    ]
+)
+PACKET_COLUMNS = ("packet_bytes", "packet_crc32", "packet_back")
+
+
+class DataError(Exception):
+    """Data that cannot be used. The message is one line: which file, which row, and what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoRow:
+    """One video of an index.
+
+    ``labels`` holds one class index for a single-label video, several for a multi-label one and none for an
+    unlabelled one. ``offset`` is the first byte of the video's packets in its shard, and packet ``i`` lies
+    ``packet_bytes[:i].sum()`` bytes after it. ``packet_back[i]`` is how many packets back the reference of
+    packet ``i`` lies, 0 for a keyframe. Times are seconds in the source.
+    """
+
+    key: str
+    source: str
+    labels: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    frames: int
+    width: int
+    height: int
+    fps_num: int
+    fps_den: int
+    start: float
+    end: float
+    segments: tuple[tuple[int, float, float], ...]
+    packet_bytes: np.ndarray
+    packet_crc32: np.ndarray
+    packet_back: np.ndarray
+
+    @property
+    def label(self) -> int:
+        """The first label, or -1 for an unlabelled video."""
+        return self.labels[0] if self.labels else -1
+
+    def as_json(self) -> bytes:
+        """The row without its packets, as it lies in the shard beside them (KEY.json)."""
+        row = {name: value for name, value in vars(self).items() if name not in PACKET_COLUMNS}
+        return (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard inside its split's folder."""
+    return f"shard-{shard:05d}.tar"
+
+
+def as_record_batch(rows: Iterable[VideoRow]) -> pa.RecordBatch:
+    """Rows as one Arrow record batch of ``SCHEMA``."""
+    listed = list(rows)
+    columns = []
+    for field in SCHEMA:
+        if field.name in PACKET_COLUMNS:
+            arrays = [np.asarray(getattr(row, field.name)) for row in listed]
+            ends = np.cumsum([0, *(len(a) for a in arrays)], dtype=np.int32)
+            flat = np.concatenate(arrays) if arrays else np.empty(0)
+            values = pa.array(flat.astype(field.type.value_type.to_pandas_dtype()))
+            columns.append(pa.ListArray.from_arrays(pa.array(ends), values))
+        elif field.name == "segments":
+            as_dicts = [[dict(zip(("label", "start", "end"), s, strict=True)) for s in row.segments] for row in listed]
+            columns.append(pa.array(as_dicts, field.type))
+        else:
+            columns.append(pa.array([getattr(row, field.name) for row in listed], field.type))
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def write_index(path: Path, batches: Iterable[pa.RecordBatch], metadata: dict[str, Any]) -> int:
+    """Write an index file and return its number of rows.
+
+    The batches are cut anew so that every one but the last holds ``ROWS_PER_BATCH`` rows: a reader then finds
+    any row by a division, whatever the number of videos. ``metadata`` goes into the schema as JSON under
+    ``v4d``. The file appears under its name only when it is complete.
+    """
+    schema = SCHEMA.with_metadata({"v4d": json.dumps(metadata, sort_keys=True), "rows_per_batch": str(ROWS_PER_BATCH)})
+    rows = 0
+    with replace_atomically(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with pa.ipc.new_file(sink, schema) as writer:
+            for batch in _rebatched(batches):
+                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+                rows += batch.num_rows
+    return rows
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        while batch.num_rows:
+            head = batch.slice(0, ROWS_PER_BATCH - count)
+            held.append(head)
+            count += head.num_rows
+            batch = batch.slice(head.num_rows)
+            if count == ROWS_PER_BATCH:
+                yield pa.concat_batches(held)
+                held, count = [], 0
+    if held:
+        yield pa.concat_batches(held)
+
+
+class replace_atomically:  # noqa: N801 - used as a context manager, reads like a function
+    """Context manager: gives a temporary path beside ``path``, fsyncs it and renames it over ``path`` at the end.
+
+    When the block raises, the temporary file is removed and ``path`` is as it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        try:
+            fsync(self.temporary)
+            os.replace(self.temporary, self.path)
+        except OSError:
+            self.temporary.unlink(missing_ok=True)
+            raise
+        fsync(self.path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Index:
+    """The videos of one split, read from a memory-mapped ``index.arrow``.
+
+    Opening reads the file's footer only; a row costs one record batch's metadata and views of the map.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``. Raises DataError if it is missing or no index of this format."""
+        self.path = path
+        try:
+            self._map = pa.memory_map(str(path))
+            self._reader = pa.ipc.open_file(self._map)
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist: preprocess this split first") from None
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path} is no Arrow index ({error}): preprocess again") from None
+        metadata = self._reader.schema.metadata or {}
+        if not self._reader.schema.equals(SCHEMA) or b"rows_per_batch" not in metadata:
+            raise DataError(f"{path} has other columns than this version of v4d reads: preprocess again")
+        self.metadata: dict[str, Any] = json.loads(metadata[b"v4d"])
+        self._rows_per_batch = int(metadata[b"rows_per_batch"])
+        batches = self._reader.num_record_batches
+        last = self._reader.get_batch(batches - 1).num_rows if batches else 0
+        self._len = max(0, batches - 1) * self._rows_per_batch + last
+        self._batch = lru_cache(maxsize=16)(self._reader.get_batch)
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __getitem__(self, row: int) -> VideoRow:
+        """The row at a position, 0 to len - 1. Its packet arrays are views of the file."""
+        if not 0 <= row < self._len:
+            raise IndexError(f"{self.path} has rows 0 to {self._len - 1}, not {row}")
+        batch_number, at = divmod(row, self._rows_per_batch)
+        batch = self._batch(batch_number)
+        values: dict[str, Any] = {}
+        for column, field in zip(batch.columns, SCHEMA, strict=True):
+            if field.name in PACKET_COLUMNS:
+                values[field.name] = column[at].values.to_numpy(zero_copy_only=True)
+            else:
+                values[field.name] = column[at].as_py()
+        values["labels"] = tuple(values["labels"])
+        values["segments"] = tuple((s["label"], s["start"], s["end"]) for s in values["segments"])
+        return VideoRow(**values)
+
+    def __iter__(self) -> Iterator[VideoRow]:
+        return (self[i] for i in range(len(self)))
+
+    def column(self, name: str) -> list[Any]:
+        """One column of every row, as Python values."""
+        batches = (self._reader.get_batch(i) for i in range(self._reader.num_record_batches))
+        return [value for batch in batches for value in batch.column(name).to_pylist()]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What dataset.json says of a dataset; ``split`` opens an index."""
+
+    root: Path
+    kind: str
+    classes: tuple[str, ...]
+    codec: str
+    splits: dict[str, dict[str, Any]]
+    options: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name
+
+    def split(self, split: str) -> Index:
+        """Open the index of a split. Raises DataError, with the splits there are, if there is no such split."""
+        if split not in self.splits:
+            raise DataError(f"{self.root} has no split '{split}': it has {', '.join(self.splits)}")
+        index = Index(self.root / split / "index.arrow")
+        if len(index) != self.splits[split]["videos"]:
+            raise DataError(f"{index.path} has {len(index)} rows, dataset.json says {self.splits[split]['videos']}")
+        return index
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Read ``root``/dataset.json.
+
+    Raises DataError if it is missing (no dataset, or one whose preprocessing has not finished), is no JSON, or
+    was written for another version of the format.
+    """
+    path = root / "dataset.json"
+    try:
+        text = path.read_bytes()
+        content = json.loads(text)
+    except FileNotFoundError:
+        started = (root / ".building").exists()
+        then = "its preprocessing has not finished: run the same command again" if started else "run v4d preprocess"
+        raise DataError(f"{root} holds no dataset.json: {then}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): preprocess again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise DataError(f"{path} has format {found}, this version of v4d reads {FORMAT}: preprocess again")
+    return Dataset(
+        root=root,
+        kind=content["kind"],
+        classes=tuple(content["classes"]),
+        codec=content["codec"],
+        splits=content["splits"],
+        options=content["options"],
+        fingerprint=hashlib.sha256(text).hexdigest(),
+    )

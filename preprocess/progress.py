@@ -1,0 +1,57 @@
+"""What a person sees while a dataset is preprocessed: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class PreprocessProgress:
+    """Shows videos done, videos/s, rejects and the time left. Used as a context manager around ``preprocess``."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}  {task.fields[rejects]} rejected  ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("videos", total=None, rate="", rejects=0)
+        self._began = self._last_line = time.monotonic()
+        self._total = self._before = self._done = self._rejects = 0
+
+    def __enter__(self) -> PreprocessProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def start(self, total: int, done: int) -> None:
+        """``done`` of ``total`` videos lie in shards that an earlier run finished."""
+        self._total, self._before = total, done
+        self._began = time.monotonic()
+        self._bar.update(self._task, total=total, completed=done)
+        self._console.print(f"{total} videos, {done} of them done by an earlier run" if done else f"{total} videos")
+
+    def video(self, taken: bool) -> None:
+        """One more video is done: taken into a shard, or rejected."""
+        self._done += 1
+        self._rejects += not taken
+        now = time.monotonic()
+        rate = self._done / max(now - self._began, 1e-9)
+        self._bar.update(self._task, advance=1, rate=f"{rate:.1f} videos/s", rejects=self._rejects)
+        if not self._console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (self._total - self._before - self._done) / rate
+            done = self._before + self._done
+            self._console.print(f"{done}/{self._total} {rate:.1f} videos/s, {self._rejects} rejected, {left:.0f} s left")

@@ -1,0 +1,76 @@
+"""What every dataset reader yields: one record per video, and the rules for keys and splits that all share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+_UNSAFE = re.compile(r"[^\w-]")
+_LONGEST_PART = 80
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """A video as its dataset lists it. ``split`` is empty where the dataset has none and one is drawn."""
+
+    key: str
+    source: Path
+    labels: tuple[int, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A dataset as listed, before any video was read. ``notes`` are lines a person should see."""
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    records: tuple[VideoRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+def printable(path: Path | str) -> str:
+    """A path as text that UTF-8 can hold: bytes that are no UTF-8 come out as ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def safe_key(*parts: str) -> str:
+    """A key from names that may hold anything.
+
+    Each part keeps letters of any script, digits, ``_`` and ``-``. A part that had to be changed, or cut, ends in
+    eight hexadecimal digits of a hash of what it was, so that two names never fall on one key. Dots go too:
+    WebDataset splits a member's name at the first one.
+    """
+    kept = []
+    for part in parts:
+        clean = _UNSAFE.sub("_", printable(part))[:_LONGEST_PART] or "_"
+        if clean != part:
+            clean += "-" + hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
+        kept.append(clean)
+    return "/".join(kept)
+
+
+def draw_split(records: Iterable[VideoRecord], val_fraction: float) -> list[VideoRecord]:
+    """Give each record a split, ``train`` or ``val``.
+
+    Of each class the videos whose hashed keys come first go to ``val``: the same videos always, whatever else is
+    in the folder. A class of two or more videos has at least one in each split if ``val_fraction`` is above 0.
+    """
+    by_label: dict[tuple[int, ...], list[VideoRecord]] = defaultdict(list)
+    for record in records:
+        by_label[record.labels].append(record)
+    drawn = []
+    for members in by_label.values():
+        members.sort(key=lambda r: hashlib.sha256(r.key.encode()).digest())
+        held_out = round(len(members) * val_fraction)
+        if val_fraction > 0 and len(members) > 1:
+            held_out = min(max(held_out, 1), len(members) - 1)
+        drawn += [replace(r, split="val") for r in members[:held_out]]
+        drawn += [replace(r, split="train") for r in members[held_out:]]
+    return sorted(drawn, key=lambda r: r.key)

@@ -1,0 +1,276 @@
+"""Preprocess a listed dataset: plan its shards, write them on every core, and finish with the index."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from preprocess.ffmpeg import EncodeOptions, version
+from preprocess.index import (
+    FORMAT,
+    VERSION,
+    DataError,
+    read_dataset,
+    replace_atomically,
+    sha256_of,
+    write_index,
+)
+from preprocess.records import Listing, printable
+from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, relative_source, write_shard
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run left: videos per split, frames, bytes of shards, rejected videos by reason, seconds it took."""
+
+    data: Path
+    videos: dict[str, int]
+    frames: int
+    size: int
+    rejected: dict[str, int]
+    notes: tuple[str, ...]
+    seconds: float
+    already_done: bool = False
+
+
+class Interrupted(Exception):
+    """The run was asked to stop. Finished shards stay; the same command goes on from there."""
+
+
+def preprocess(
+    listing: Listing,
+    data: Path,
+    options: EncodeOptions,
+    *,
+    val_fraction: float,
+    shard_size: int | None,
+    workers: int,
+    on_start: Callable[[int, int], None] = lambda total, done: None,
+    on_video: Callable[[bool], None] = lambda taken: None,
+) -> Summary:
+    """Write ``listing`` as shards and indices under ``data``; run again after an interruption, it goes on.
+
+    ``on_start`` gets the number of videos and how many of them lie in shards that an earlier run finished;
+    ``on_video`` is called for each video of this run, with whether it was taken.
+
+    Raises DataError if ``data`` holds something else, was begun with other options, or no video could be read;
+    and if the disk is full. Raises Interrupted on Ctrl-C or SIGTERM.
+    """
+    began = time.monotonic()
+    settings = _settings(listing, options, val_fraction, shard_size)
+    if (data / "dataset.json").exists():
+        _refuse_other_settings(data, read_dataset(data).options, settings)
+        return _summary(data, listing, began, already_done=True)
+    with _folder_of_this_run(data, settings):
+        plans = plan_shards(data, listing.root, listing.records, options, shard_size)
+        open_plans = [plan for plan in plans if not plan.part.exists()]
+        left = sum(len(plan.records) for plan in open_plans)
+        on_start(len(listing.records), len(listing.records) - left)
+        with _disk_full_said_plainly(data):
+            _write_shards(open_plans, workers, on_video)
+            _finish(data, listing, plans, settings)
+    shutil.rmtree(data / BUILDING)
+    return _summary(data, listing, began)
+
+
+def _settings(
+    listing: Listing, options: EncodeOptions, val_fraction: float, shard_size: int | None
+) -> dict[str, Any]:
+    """Everything that the bytes of a dataset depend on, and what to call it in a message."""
+    digest = hashlib.sha256()
+    for record in listing.records:
+        about = [record.key, relative_source(listing.root, record.source), record.labels, record.split]
+        digest.update(json.dumps([*about, record.source.stat().st_size]).encode())
+    return {
+        "v4d": VERSION,
+        "ffmpeg": version(),
+        "kind": listing.kind,
+        "source": printable(listing.root.resolve()),
+        "videos": f"{len(listing.records)} videos, {digest.hexdigest()[:16]}",
+        "val_fraction": val_fraction,
+        "shard_size": shard_size,
+        **{name: value for name, value in asdict(options).items() if name != "timeout"},
+    }
+
+
+def _refuse_other_settings(data: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = [f"{name} {before.get(name)} then, {now[name]} now" for name in now if before.get(name) != now[name]]
+    if differing:
+        raise DataError(f"{data} was made otherwise ({'; '.join(differing)}): choose another --out, or remove it")
+
+
+@contextmanager
+def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Hold ``data`` for one run: the folder is empty or a run with the same settings began it, and nobody else writes."""
+    building, plan = data / BUILDING, data / BUILDING / "plan.json"
+    if data.exists() and not building.exists() and any(data.iterdir()):
+        raise DataError(f"{data} is not empty and no v4d dataset: choose another --out")
+    building.mkdir(parents=True, exist_ok=True)
+    with open(building / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{data} is being written by another v4d preprocess: wait for it, or stop it") from None
+        if plan.exists():
+            _refuse_other_settings(data, json.loads(plan.read_bytes()), settings)
+        else:
+            with replace_atomically(plan) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        for left_over in data.rglob(".*.tmp"):
+            left_over.unlink()
+        yield
+
+
+@contextmanager
+def _disk_full_said_plainly(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.strerror or error} while writing {data}: mend that, then run the same command again") from None
+
+
+# State of a worker process, set once when it starts.
+_progress: SimpleQueue[bool | None]
+_stop: Event
+
+
+def _start_worker(progress: SimpleQueue[bool | None], stop: Event) -> None:
+    global _progress, _stop
+    _progress, _stop = progress, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = parent_process()
+    assert parent is not None
+    # A main process killed with SIGKILL tells nobody: without this its workers would wait for work for ever.
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _work(plan: ShardPlan) -> None:
+    def on_video(taken: bool) -> None:
+        _progress.put(taken)
+        if _stop.is_set():
+            raise Interrupted
+
+    write_shard(plan, on_video)
+
+
+def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool], None]) -> None:
+    if not plans:
+        return
+    context = get_context("spawn")
+    progress: SimpleQueue[bool | None] = context.SimpleQueue()
+    stop = context.Event()
+    listener = threading.Thread(target=lambda: [on_video(t) for t in iter(progress.get, None) if t is not None])
+    listener.start()
+    # Most videos first: the last shards to finish are then short ones.
+    plans = sorted(plans, key=lambda plan: -len(plan.records))
+    try:
+        with (
+            _stop_signals() as asked,
+            ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
+        ):
+            waiting = {executor.submit(_work, plan) for plan in plans}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    if asked.is_set():
+                        raise Interrupted
+            finally:
+                stop.set()
+                executor.shutdown(wait=True, cancel_futures=True)
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed (out of memory?): run the same command again, with fewer --workers"
+        ) from None
+    finally:
+        progress.put(None)
+        listener.join()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event for as long as shards are written."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict[str, Any]) -> None:
+    """Merge the parts into each split's index and rejected.jsonl; dataset.json comes last of all."""
+    splits: dict[str, dict[str, Any]] = {}
+    rejected: list[dict[str, str]] = []
+    for split in dict.fromkeys(plan.split for plan in plans):
+        parts = {plan.tar.name: read_part(plan) for plan in plans if plan.split == split}
+        index = data / split / "index.arrow"
+        videos = write_index(index, (part.rows for part in parts.values()), {"split": split, **settings})
+        rejected += [row for part in parts.values() for row in part.rejected]
+        splits[split] = {
+            "videos": videos,
+            "frames": sum(sum(part.rows.column("frames").to_pylist()) for part in parts.values()),
+            "index_sha256": sha256_of(index),
+            "shards": [
+                {"name": name, "videos": part.rows.num_rows, "bytes": part.size, "sha256": part.sha256}
+                for name, part in parts.items()
+            ],
+        }
+    with replace_atomically(data / "rejected.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rejected))
+    if not splits.get("train", {}).get("videos") and not splits.get("val", {}).get("videos"):
+        raise DataError(f"none of the {len(listing.records)} videos could be read: see {data / 'rejected.jsonl'}")
+    content = {
+        "format": FORMAT,
+        "kind": listing.kind,
+        "codec": settings["codec"],
+        "gop": 1,
+        "size": [settings["width"], settings["height"]],
+        "classes": listing.classes,
+        "rejected": len(rejected),
+        "options": settings,
+        "splits": splits,
+    }
+    with replace_atomically(data / "dataset.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _summary(data: Path, listing: Listing, began: float, already_done: bool = False) -> Summary:
+    dataset = read_dataset(data)
+    reasons = [json.loads(line)["reason"] for line in (data / "rejected.jsonl").read_text().splitlines()]
+    present = {label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels}
+    unreadable = sorted({label for r in listing.records for label in r.labels} - present)
+    notes = [f"class '{listing.classes[label]}' has no readable video" for label in unreadable]
+    return Summary(
+        data=data,
+        videos={split: about["videos"] for split, about in dataset.splits.items()},
+        frames=sum(about["frames"] for about in dataset.splits.values()),
+        size=sum(shard["bytes"] for about in dataset.splits.values() for shard in about["shards"]),
+        rejected=dict(Counter(reasons)),
+        notes=(*listing.notes, *notes),
+        seconds=time.monotonic() - began,
+        already_done=already_done,
+    )
