@@ -258,12 +258,16 @@ class Index:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json says of a dataset; ``split`` opens an index."""
+    """What dataset.json says of a dataset; ``split`` opens an index.
+
+    ``size`` is the width and height of every frame, or None where they differ from video to video.
+    """
 
     root: Path
     kind: str
     classes: tuple[str, ...]
     codec: str
+    size: tuple[int, int] | None
     splits: dict[str, dict[str, Any]]
     options: dict[str, Any]
     fingerprint: str
@@ -306,6 +310,7 @@ def read_dataset(root: Path) -> Dataset:
         kind=content["kind"],
         classes=tuple(content["classes"]),
         codec=content["codec"],
+        size=tuple(content["size"]) if content["size"] else None,
         splits=content["splits"],
         options=content["options"],
         fingerprint=hashlib.sha256(text).hexdigest(),

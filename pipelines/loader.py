@@ -1,0 +1,251 @@
+"""The loaders that training and evaluation see: typed batches on a device, in DALI's own memory.
+
+Shape suffixes: B videos, U action units of a video, T frames of a unit, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipelines.crops import TRAIN_DRAWS, Crop, test_crops, train_crop
+from pipelines.graph import GraphInput, crop_graph
+from pipelines.order import rank_slice, steps_per_epoch, train_order
+from pipelines.packets import PacketReader
+from pipelines.randomness import Purpose, uniform
+from pipelines.sampling import fit_stride, test_units, train_units
+from preprocess.index import Dataset, Index, VideoRow
+
+_BATCHES_READ_AHEAD = 3
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is taken from each video: ``units`` action units of ``frames`` frames, ``stride`` apart.
+
+    ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit. ``crop`` is the side of
+    the square that comes out, in pixels.
+    """
+
+    units: int
+    frames: int
+    stride: int
+    crop: int
+    fit_stride: bool = False
+
+    def stride_for(self, row: VideoRow) -> int:
+        """The stride for one video."""
+        return fit_stride(row.frames, self.units, self.frames, self.stride) if self.fit_stride else self.stride
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B videos on a device.
+
+    Each tensor of ``crops`` is uint8, (B·U, C, T, H, W) in channels_last_3d layout, 0 to 255, and shares DALI's
+    memory: one in training, three in evaluation. ``labels_B`` (int64, CPU) is -1 for rows that fill up the last
+    batch and for unlabelled videos; ``rows_B`` (int64, CPU) is the row in the index, -1 for rows that fill up.
+    """
+
+    crops: tuple[torch.Tensor, ...]
+    labels_B: torch.Tensor
+    rows_B: torch.Tensor
+
+    @property
+    def x(self) -> torch.Tensor:
+        """The only crop of a training batch."""
+        (only,) = self.crops
+        return only
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One video of a batch to come."""
+
+    row: int
+    valid: bool
+    frames: np.ndarray
+    crops: tuple[Crop, ...]
+
+
+class TrainLoader:
+    """Endless batches of a split for training, the same for a (seed, global batch) on any number of ranks.
+
+    Step ``s`` of the run is step ``s % steps_per_epoch`` of epoch ``s // steps_per_epoch``. Iterating begins at
+    ``first_step``.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        sampling: Sampling,
+        *,
+        global_batch: int,
+        seed: int,
+        device: torch.device,
+        first_step: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
+        self.index = dataset.split(split)
+        self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
+        self._sampling, self._seed, self._global_batch = sampling, seed, global_batch
+        self._first_step, self._rank, self._ranks = first_step, rank, ranks
+        rank_slice(np.arange(1), 0, global_batch, rank, ranks)
+        self._decode = _Decoder(self.index, sampling, global_batch // ranks, 1, True, device, threads)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._decode(self._batches())
+
+    def _batches(self) -> Iterator[list[_Sample]]:
+        step, epoch, order = self._first_step, -1, np.empty(0, np.int64)
+        while True:
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = train_order(len(self.index), self._seed, epoch)
+            at = step % self.steps_per_epoch
+            rows, valid = rank_slice(order, at, self._global_batch, self._rank, self._ranks)
+            yield [self._sample(epoch, int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+            step += 1
+
+    def _sample(self, epoch: int, number: int, valid: bool) -> _Sample:
+        row, take = self.index[number], self._sampling
+        draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
+        frames = train_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
+        crop = train_crop(row.width, row.height, uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS))
+        return _Sample(number, valid, frames.ravel(), (crop,))
+
+
+class EvalLoader:
+    """Each video of a split once, in the order of the index, with centred units and three crops."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        sampling: Sampling,
+        *,
+        global_batch: int,
+        device: torch.device,
+        rank: int = 0,
+        ranks: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
+        self.index = dataset.split(split)
+        self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
+        rank_slice(np.arange(1), 0, global_batch, rank, ranks)
+        resize = dataset.size is None or min(dataset.size) != sampling.crop
+        self._decode = _Decoder(self.index, sampling, global_batch // ranks, 3, resize, device, threads)
+
+    def __len__(self) -> int:
+        return steps_per_epoch(len(self.index), self._global_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._decode(self._batches())
+
+    def _batches(self) -> Iterator[list[_Sample]]:
+        order = np.arange(len(self.index))
+        for step in range(len(self)):
+            rows, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
+            yield [self._sample(int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+
+    def _sample(self, number: int, valid: bool) -> _Sample:
+        row, take = self.index[number], self._sampling
+        frames = test_units(row.frames, take.units, take.frames, take.stride_for(row))
+        return _Sample(number, valid, frames.ravel(), test_crops(row.width, row.height))
+
+
+class _Decoder:
+    """Turns lists of samples into batches: threads read and check packets ahead, DALI decodes and crops."""
+
+    def __init__(
+        self,
+        index: Index,
+        sampling: Sampling,
+        videos: int,
+        crops: int,
+        resize: bool,
+        device: torch.device,
+        threads: int | None,
+    ) -> None:
+        self._index, self._reader, self._sampling = index, PacketReader(index.path.parent), sampling
+        self._videos, self._crops, self._resize, self._device = videos, crops, resize, device
+        self._threads = threads or min(8, os.cpu_count() or 1)
+
+    def __call__(self, samples: Iterator[list[_Sample]]) -> Iterator[Batch]:
+        planned: deque[list[_Sample]] = deque()
+        with ThreadPoolExecutor(_READERS, "packets") as executor:
+            graph = crop_graph(
+                _read_ahead(samples, self._read, planned, executor),
+                pictures=self._videos * self._sampling.units * self._sampling.frames,
+                crops=self._crops,
+                crop=self._sampling.crop,
+                resize=self._resize,
+                device=self._device,
+                threads=self._threads,
+            )
+            try:
+                while True:
+                    try:
+                        outputs = graph.run()
+                    except StopIteration:
+                        return
+                    yield self._batch(planned.popleft(), outputs)
+            finally:
+                executor.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, sample: _Sample) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+        packets = self._reader.read(self._index[sample.row], sample.frames)
+        corners = []
+        for crop in sample.crops:
+            left, right = (crop.x + crop.width, crop.x) if crop.flip else (crop.x, crop.x + crop.width)
+            corners += [np.array([crop.y, left], np.float32), np.array([crop.y + crop.height, right], np.float32)]
+        return packets, [[corner] * len(packets) for corner in corners]
+
+    def _batch(self, samples: list[_Sample], outputs: tuple[object, ...]) -> Batch:
+        rows = [sample.row if sample.valid else -1 for sample in samples]
+        labels = [self._index[row].label if row >= 0 else -1 for row in rows]
+        take = self._sampling
+        crops = []
+        for output in outputs:
+            pictures_NHWC = torch.from_dlpack(output.as_tensor())  # type: ignore[attr-defined]
+            units_NTHWC = pictures_NHWC.unflatten(0, (self._videos * take.units, take.frames))
+            crops.append(units_NTHWC.permute(0, 4, 1, 2, 3))
+        return Batch(tuple(crops), torch.tensor(labels), torch.tensor(rows))
+
+
+def _read_ahead(
+    samples: Iterator[list[_Sample]],
+    read: Callable[[_Sample], tuple[list[np.ndarray], list[list[np.ndarray]]]],
+    planned: deque[list[_Sample]],
+    executor: ThreadPoolExecutor,
+) -> Callable[[], GraphInput]:
+    """The graph's source: gives the next batch, and has the threads at work on those after it."""
+    in_flight: deque[list[Future[tuple[list[np.ndarray], list[list[np.ndarray]]]]]] = deque()
+
+    def source() -> GraphInput:
+        while len(in_flight) < _BATCHES_READ_AHEAD:
+            batch = next(samples, None)
+            if batch is None:
+                break
+            planned.append(batch)
+            in_flight.append([executor.submit(read, sample) for sample in batch])
+        if not in_flight:
+            raise StopIteration
+        parts = [future.result() for future in in_flight.popleft()]
+        packets = [packet for part, _ in parts for packet in part]
+        corners = [[c for _, part in parts for c in part[i]] for i in range(len(parts[0][1]))]
+        return (packets, *corners)
+
+    return source
