@@ -1,0 +1,197 @@
+"""The command ``v4d``: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from preprocess.errors import V4dError
+from preprocess.index import CODEC_SUFFIX, VERSION
+
+_PATH = click.Path(path_type=Path)
+_console = Console(highlight=False, soft_wrap=True)
+
+
+class _Group(click.Group):
+    """A group whose commands end in one line, not a traceback: exit code 2 for usage, 1 for data."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (V4dError, OSError) as error:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"v4d: {error}", err=True)
+            context.exit(error.exit_code if isinstance(error, V4dError) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(VERSION)
+@click.option("--debug", is_flag=True, help="Show a traceback where an error ends the command.")
+def main(debug: bool) -> None:
+    """Train and evaluate video-level 4D CNNs (V4D, ICLR 2020): preprocess, train, eval."""
+
+
+@main.group()
+def preprocess() -> None:
+    """Turn a dataset of videos into shards, by the layout it has."""
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
+    width, _, height = value.partition("x")
+    if not (width.isdecimal() and height.isdecimal()) or not (16 <= int(width) <= 4096 and 16 <= int(height) <= 4096):
+        raise click.BadParameter(f"'{value}' is no size from 16x16 to 4096x4096, as in 320x256")
+    return int(width), int(height)
+
+
+@preprocess.command()
+@click.option(
+    "--videos", type=_PATH, help="Folder with CLASS/VIDEO or {train,val}/CLASS/VIDEO  [default: data/NAME/videos]"
+)
+@click.option("--out", type=_PATH, help="Folder for the dataset  [default: shards/NAME]")
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    help="Share of each class to hold out, where there is no split.",
+)
+@click.option("--resize", callback=_size, default="320x256", help="Width and height of every frame.")
+@click.option("--codec", type=click.Choice(list(CODEC_SUFFIX)), default="mjpeg", help="Codec of the packets.")
+@click.option("--quality", type=click.IntRange(2, 31), default=4, help="ffmpeg's -q:v, 2 is best; 4 gives about 40 dB.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), help="Videos per shard  [default: by the number of videos, 8 to 256]"
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=900.0,
+    help="Seconds for one video, after which it is rejected.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    show_default="one per core",
+    help="Processes, each with one ffmpeg of one thread.",
+)
+def folder(
+    videos: Path | None,
+    out: Path | None,
+    val_fraction: float,
+    resize: tuple[int, int],
+    codec: str,
+    quality: int,
+    shard_size: int | None,
+    timeout: float,
+    workers: int,
+) -> None:
+    """Preprocess videos in a folder per class.
+
+    \b
+    Example: v4d preprocess folder --videos data/fights/videos --out shards/fights
+    """
+    from preprocess.ffmpeg import EncodeOptions
+    from preprocess.folder import list_folder
+    from preprocess.progress import PreprocessProgress
+    from preprocess.run import preprocess as run
+    from preprocess.work_folder import choose_videos, shards_of
+
+    videos = videos or choose_videos()
+    out = out or shards_of(videos)
+    _console.print(f"videos {videos}, dataset {out}")
+    listing = list_folder(videos, val_fraction)
+    options = EncodeOptions(*resize, codec=codec, quality=quality, timeout=timeout)
+    with PreprocessProgress(_console) as progress:
+        summary = run(
+            listing,
+            out,
+            options,
+            val_fraction=val_fraction,
+            shard_size=shard_size,
+            workers=workers,
+            on_start=progress.start,
+            on_video=progress.video,
+        )
+    for line in summary.lines():
+        _console.print(line)
+
+
+@main.command()
+@click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one under shards/]")
+@click.option("--recipe", help="Name of a recipe, or a TOML file  [default: the one that fits the dataset and device]")
+@click.option("--out", type=_PATH, help="Folder for the run  [default: runs/DATASET-RECIPE]")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
+@click.option("--procs", type=click.IntRange(1), default=1, help="Processes on the CPU, with --gpus 0.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
+def train(
+    data: Path | None, recipe: str | None, out: Path | None, gpus: int | None, procs: int, settings: tuple[str, ...]
+) -> None:
+    """Train a recipe on a dataset. A run that was stopped goes on where it was.
+
+    \b
+    Example: v4d train --gpus 8
+    """
+    from preprocess.index import read_dataset
+    from preprocess.work_folder import choose_dataset
+    from v4d.config import load_recipe
+    from v4d.launch import choose_gpus, launch
+    from v4d.runs import choose_recipe, choose_run_to_train
+    from v4d.train import train as work
+
+    gpus = choose_gpus(gpus)
+    dataset = read_dataset(data or choose_dataset())
+    chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
+    run = out or choose_run_to_train(dataset, chosen)
+    on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
+    _console.print(f"dataset {dataset.root}, recipe {chosen.name}, run {run}, on {on}")
+    launch(work, (chosen, dataset.root, run, gpus), gpus, procs)
+    _console.print(f"trained: {run}; evaluate it with: v4d eval {run} --u-infer 10")
+
+
+@main.command("eval")
+@click.argument("run", type=_PATH, required=False)
+@click.option("--u-infer", type=click.IntRange(1), default=10, help="Action units taken of each video (Algorithm 1).")
+@click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one the run was trained on]")
+@click.option("--split", default="val", help="Split to evaluate.")
+@click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time.")
+@click.option(
+    "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
+)
+@click.option("--out", type=_PATH, help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN]")
+def evaluate(
+    run: Path | None, u_infer: int, data: Path | None, split: str, batch: int, gpus: int | None, out: Path | None
+) -> None:
+    """Evaluate a run with Algorithm 1 and three crops.
+
+    RUN is the folder of a run, or a checkpoint; by default the newest run under runs/.
+
+    \b
+    Example: v4d eval --u-infer 10
+    """
+    import torch
+
+    from v4d.evaluate import evaluate as work
+    from v4d.launch import choose_gpus
+    from v4d.runs import choose_run
+
+    run = run or choose_run()
+    device = torch.device("cuda" if min(1, choose_gpus(gpus)) else "cpu")
+    out = out or (run if run.is_dir() else run.parent) / f"eval-{split}-u{u_infer}"
+    _console.print(f"run {run}, split {split}, U_infer {u_infer}, 3 crops, on {device.type}")
+    result = work(
+        run, units_infer=u_infer, device=device, root=data, split=split, batch=batch, out=out, console=_console
+    )
+    table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
+    table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
+    _console.print(table)
+    _console.print(f"scores: {out / 'scores.arrow'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

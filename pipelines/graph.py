@@ -27,14 +27,18 @@ def crop_graph(
     ``source`` is called for each batch and gives 1 + 2·crops lists of ``pictures`` arrays: the packets, uint8, and
     for each crop two corners (y, x), float32. A picture whose corners are swapped along x comes out mirrored.
     ``resize=False`` says that every crop is ``crop`` pixels wide and high and none is mirrored: it is then cut out
-    without a filter, five times faster. The graph has ``crops`` outputs, each uint8 of shape (pictures, crop, crop, 3), RGB, on ``device``.
+    without a filter, 2.5 times faster on a CPU. The graph has ``crops`` outputs on ``device``, each uint8, RGB, of
+    shape (pictures, crop, crop, 3).
 
     Raises RuntimeError, as DALI does, from ``run()`` when a packet is no JPEG.
     """
     on_gpu = device.type == "cuda"
 
     @pipeline_def(
-        batch_size=pictures, num_threads=threads, device_id=(device.index or 0) if on_gpu else None, prefetch_queue_depth=2
+        batch_size=pictures,
+        num_threads=threads,
+        device_id=(device.index or 0) if on_gpu else None,
+        prefetch_queue_depth=2,
     )
     def graph() -> Any:
         packets, *corners = fn.external_source(

@@ -30,8 +30,9 @@ _READERS = 4
 class Sampling:
     """What is taken from each video: ``units`` action units of ``frames`` frames, ``stride`` apart.
 
-    ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit. ``crop`` is the side of
-    the square that comes out, in pixels.
+    ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit; the sections are those of
+    ``fit_to`` units, or of ``units`` if that is None. (A network is tested on more units than it was trained on,
+    but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels.
     """
 
     units: int
@@ -39,10 +40,13 @@ class Sampling:
     stride: int
     crop: int
     fit_stride: bool = False
+    fit_to: int | None = None
 
     def stride_for(self, row: VideoRow) -> int:
         """The stride for one video."""
-        return fit_stride(row.frames, self.units, self.frames, self.stride) if self.fit_stride else self.stride
+        if not self.fit_stride:
+            return self.stride
+        return fit_stride(row.frames, self.fit_to or self.units, self.frames, self.stride)
 
 
 @dataclass(frozen=True, eq=False)

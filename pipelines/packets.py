@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.index import DataError, VideoRow, shard_name
+from preprocess.errors import DataError
+from preprocess.index import VideoRow, shard_name
 
 _SHARDS_HELD_OPEN = 4096
 

@@ -22,7 +22,7 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from preprocess.index import DataError
+from preprocess.errors import DataError
 
 # ffmpeg's libraries take these for videos, but they are text, still pictures or lists of other files.
 _NO_VIDEO_FORMATS = {"tty", "hls", "concat", "concatf", "dash", "image2", "sdp", "rtsp"}
@@ -127,7 +127,7 @@ def probe(source: Path) -> Probe:
                 fps=Fraction(stream.average_rate or stream.guessed_rate or 0).limit_denominator(100_000),
                 duration=duration,
             )
-            start = float((container.start_time or 0)) / av.time_base
+            start = float(container.start_time or 0) / av.time_base
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise Unreadable("not readable as a video", str(error)) from None
     if found.packets == 0:

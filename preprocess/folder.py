@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from preprocess.index import DataError
+from preprocess.errors import DataError
 from preprocess.records import Listing, VideoRecord, draw_split, printable, safe_key
 
 _SPLITS = ("train", "val")
@@ -20,7 +20,9 @@ def list_folder(root: Path, val_fraction: float) -> Listing:
     Raises DataError if ``root`` is missing, no folder, or holds no class folder with a file in it.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is {'no folder' if root.exists() else 'missing'}: name the folder that holds a folder per class")
+        raise DataError(
+            f"{root} is {'no folder' if root.exists() else 'missing'}: name the folder that holds a folder per class"
+        )
     notes = []
     has_splits = {d.name for d in _folders(root)} >= {"train"} and {d.name for d in _folders(root)} <= set(_SPLITS)
     split_roots = {split: root / split for split in _SPLITS if (root / split).is_dir()} if has_splits else {"": root}

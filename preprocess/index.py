@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from preprocess.errors import DataError
+
 VERSION = version("v4d")
 FORMAT = 1
 ROWS_PER_BATCH = 1024
@@ -55,10 +57,6 @@ SCHEMA = pa.schema(
     ]
 )
 PACKET_COLUMNS = ("packet_bytes", "packet_crc32", "packet_back")
-
-
-class DataError(Exception):
-    """Data that cannot be used. The message is one line: which file, which row, and what to do about it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,4 +54,6 @@ class PreprocessProgress:
             self._last_line = now
             left = (self._total - self._before - self._done) / rate
             done = self._before + self._done
-            self._console.print(f"{done}/{self._total} {rate:.1f} videos/s, {self._rejects} rejected, {left:.0f} s left")
+            self._console.print(
+                f"{done}/{self._total} {rate:.1f} videos/s, {self._rejects} rejected, {left:.0f} s left"
+            )

@@ -22,11 +22,11 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from preprocess.errors import DataError, Interrupted
 from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import (
     FORMAT,
     VERSION,
-    DataError,
     read_dataset,
     replace_atomically,
     sha256_of,
@@ -49,9 +49,14 @@ class Summary:
     seconds: float
     already_done: bool = False
 
-
-class Interrupted(Exception):
-    """The run was asked to stop. Finished shards stay; the same command goes on from there."""
+    def lines(self) -> list[str]:
+        """What to tell a person."""
+        splits = ", ".join(f"{count} {split}" for split, count in self.videos.items())
+        said = f"{self.data}: {splits} videos, {self.frames:,} frames, {self.size / 1e6:,.0f} MB"
+        when = "already complete" if self.already_done else f"{self.seconds:.0f} s"
+        rejected = [f"rejected {count}: {reason}" for reason, count in self.rejected.items()]
+        where = [f"rejected videos: {self.data / 'rejected.jsonl'}"] if rejected else []
+        return [f"note: {note}" for note in self.notes] + rejected + where + [f"{said} ({when})"]
 
 
 def preprocess(
@@ -90,9 +95,7 @@ def preprocess(
     return _summary(data, listing, began)
 
 
-def _settings(
-    listing: Listing, options: EncodeOptions, val_fraction: float, shard_size: int | None
-) -> dict[str, Any]:
+def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, shard_size: int | None) -> dict[str, Any]:
     """Everything that the bytes of a dataset depend on, and what to call it in a message."""
     digest = hashlib.sha256()
     for record in listing.records:
@@ -118,7 +121,7 @@ def _refuse_other_settings(data: Path, before: dict[str, Any], now: dict[str, An
 
 @contextmanager
 def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Hold ``data`` for one run: the folder is empty or a run with the same settings began it, and nobody else writes."""
+    """Hold ``data`` for one run: it is empty, or a run with the same settings began it, and nobody else writes."""
     building, plan = data / BUILDING, data / BUILDING / "plan.json"
     if data.exists() and not building.exists() and any(data.iterdir()):
         raise DataError(f"{data} is not empty and no v4d dataset: choose another --out")
@@ -143,7 +146,9 @@ def _disk_full_said_plainly(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{error.strerror or error} while writing {data}: mend that, then run the same command again") from None
+        raise DataError(
+            f"{error.strerror or error} while writing {data}: mend that, then run the same command again"
+        ) from None
 
 
 # State of a worker process, set once when it starts.
@@ -166,7 +171,7 @@ def _work(plan: ShardPlan) -> None:
     def on_video(taken: bool) -> None:
         _progress.put(taken)
         if _stop.is_set():
-            raise Interrupted
+            raise Interrupted("stopped: the same command goes on from there")
 
     write_shard(plan, on_video)
 
@@ -193,7 +198,7 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
                     for future in done:
                         future.result()
                     if asked.is_set():
-                        raise Interrupted
+                        raise Interrupted("stopped: the same command goes on from there")
             finally:
                 stop.set()
                 executor.shutdown(wait=True, cancel_futures=True)
@@ -261,7 +266,9 @@ def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict
 def _summary(data: Path, listing: Listing, began: float, already_done: bool = False) -> Summary:
     dataset = read_dataset(data)
     reasons = [json.loads(line)["reason"] for line in (data / "rejected.jsonl").read_text().splitlines()]
-    present = {label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels}
+    present = {
+        label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels
+    }
     unreadable = sorted({label for r in listing.records for label in r.labels} - present)
     notes = [f"class '{listing.classes[label]}' has no readable video" for label in unreadable]
     return Summary(

@@ -1,0 +1,25 @@
+"""Errors that end a command with one line. With the schema of the shards, what all folders share."""
+
+from __future__ import annotations
+
+
+class V4dError(Exception):
+    """Ends a command. The message is one line: which file or option, and what to do about it."""
+
+    exit_code = 1
+
+
+class DataError(V4dError):
+    """Data that cannot be used, or a place that cannot take it."""
+
+
+class UsageError(V4dError):
+    """Options, or a recipe, that cannot be used as they are."""
+
+    exit_code = 2
+
+
+class Interrupted(V4dError):
+    """Somebody asked the command to stop. What was finished stays; the same command goes on from there."""
+
+    exit_code = 130

@@ -1,0 +1,179 @@
+"""Recipes: what to train and how, as nested, validated configuration read from TOML."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines import Sampling
+from preprocess.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FitsConfig(_Section):
+    """Which datasets and devices a recipe is chosen for where none is named. ``kinds`` empty: any dataset."""
+
+    kinds: tuple[str, ...] = ()
+    devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
+
+
+class DataConfig(_Section):
+    """Action units: how many of a video, of how many frames, and the crops in training and test, in pixels."""
+
+    units: int = Field(4, ge=1)
+    frames: int = Field(4, ge=1)
+    stride: int = Field(8, ge=1)
+    fit_stride: bool = False
+    train_crop: int = Field(224, ge=16)
+    test_crop: int = Field(256, ge=16)
+
+    def train_sampling(self) -> Sampling:
+        """What the training pipeline takes from each video."""
+        return Sampling(self.units, self.frames, self.stride, self.train_crop, self.fit_stride)
+
+    def test_sampling(self, units: int) -> Sampling:
+        """What the test pipeline takes from each video: ``units`` action units.
+
+        With ``fit_stride`` the stride stays that of training: it fits the sections of U_train units, not ``units``.
+        """
+        return Sampling(units, self.frames, self.stride, self.test_crop, self.fit_stride, fit_to=self.units)
+
+
+class ModelConfig(_Section):
+    """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
+
+    ``blocks_4d`` names residual blocks, as in ``res3.1``, that a 4D block follows; with none the network is TSN on
+    I3D-S, and with units = 1 it is I3D-S.
+    """
+
+    depth: Literal[18, 50] = 18
+    base_width: int = Field(64, ge=4)
+    blocks_4d: tuple[str, ...] = ("res3.1", "res4.1")
+    kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        blocks = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[self.depth]
+        places = [f"res{stage}.{i}" for stage, count in enumerate(blocks, 2) for i in range(count)]
+        for place in self.blocks_4d:
+            if place not in places:
+                raise ValueError(f"blocks_4d names '{place}', ResNet-{self.depth} has {', '.join(places)}")
+        if any(extent < 1 or extent % 2 == 0 for extent in self.kernel_4d):
+            raise ValueError(f"kernel_4d must be odd extents, not {self.kernel_4d}")
+        return self
+
+
+class OptimConfig(_Section):
+    """SGD. ``schedule`` "step" multiplies the rate by ``gamma`` at each of ``milestones`` (in epochs), "cosine"
+    lets it fall to 0; both after a linear warm-up."""
+
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(1e-5, ge=0)
+    epochs: int = Field(100, ge=1)
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = (35, 60, 80)
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup_epochs: float = Field(0.0, ge=0)
+
+
+class TrainConfig(_Section):
+    """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last)."""
+
+    global_batch: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_every: int = Field(200, ge=1)
+    validate_every: int = Field(5, ge=0)
+
+
+class Recipe(_Section):
+    """Everything that a training run depends on besides its dataset."""
+
+    name: str
+    about: str = ""
+    fits: FitsConfig = FitsConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def packaged_recipes() -> dict[str, Recipe]:
+    """The recipes that come with v4d, by name."""
+    files = sorted(
+        (f for f in resources.files("v4d.recipes").iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
+    )
+    found = {}
+    for file in files:
+        name = file.name.removesuffix(".toml")
+        found[name] = _validated({"name": name, **tomllib.loads(file.read_text())}, name)
+    return found
+
+
+def load_recipe(name: str, settings: tuple[str, ...] = ()) -> Recipe:
+    """A packaged recipe, or one from a TOML file, with ``settings`` of the form ``section.key=value`` over it.
+
+    Values are TOML (``model.blocks_4d=[]``); what is no TOML is taken as a string.
+    Raises UsageError for an unknown recipe, section, key or value.
+    """
+    recipes = packaged_recipes()
+    if name in recipes:
+        content: dict[str, Any] = recipes[name].model_dump()
+    elif Path(name).is_file():
+        try:
+            content = {"name": Path(name).stem, **tomllib.loads(Path(name).read_text())}
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name} is no TOML: {error}") from None
+    else:
+        raise UsageError(f"there is no recipe '{name}'{_nearest(name, list(recipes))}; there are {', '.join(recipes)}")
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not equals or not dot:
+            raise UsageError(f"--set {setting}: expected section.key=value, as in optim.lr=0.02")
+        content.setdefault(section, {})
+        if not isinstance(content[section], dict):
+            raise UsageError(f"--set {setting}: '{section}' is no section")
+        try:
+            content[section][key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            content[section][key] = value
+    return _validated(content, name)
+
+
+def _validated(content: dict[str, Any], name: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"]]
+        hint = ""
+        if first["type"] == "extra_forbidden":
+            section: Any = Recipe if len(place) == 1 else Recipe.model_fields[place[0]].annotation
+            hint = _nearest(place[-1], list(section.model_fields))
+            raise UsageError(f"recipe {name}: there is no '{'.'.join(place)}'{hint}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"recipe {name}: {'.'.join(place)}: {message}, not {first['input']!r}"[:500]) from None
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

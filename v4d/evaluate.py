@@ -1,0 +1,141 @@
+"""Evaluation: Algorithm 1 over a split, its accuracy, and the dump of its scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from pipelines import Batch, EvalLoader
+from preprocess.errors import DataError
+from preprocess.index import VERSION, Dataset, read_dataset, replace_atomically
+from v4d.checkpoint import LAST, load_checkpoint, load_weights
+from v4d.config import Recipe
+from v4d.inference import sections, video_scores
+from v4d.network import V4D
+
+SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over the labelled videos of a split, 0 to 1. ``top_k`` is 5, or the number of classes if less."""
+
+    videos: int
+    classes: int
+    top1: float
+    top5: float
+    top_k: int
+
+    @property
+    def chance(self) -> float:
+        """Top-1 of a guess that knows nothing."""
+        return 1 / self.classes
+
+
+def scored_batches(
+    model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int, crops: tuple[int, ...] = (0, 1, 2)
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch of ``loader`` with its scores, (B, K) float32: Algorithm 1, averaged over ``crops``.
+
+    Puts the model in eval mode.
+    """
+    model.eval()
+    for batch in loader:
+        total = torch.zeros(len(batch.labels_B), model.num_classes, device=batch.crops[0].device)
+        for crop in crops:
+            x = batch.crops[crop] if recipe.train.channels_last else batch.crops[crop].contiguous()
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+                total += video_scores(model, x, units_infer, recipe.data.units)
+        yield batch, total / len(crops)
+
+
+def evaluate(
+    run: Path,
+    *,
+    units_infer: int,
+    device: torch.device,
+    root: Path | None,
+    split: str,
+    batch: int,
+    out: Path,
+    console: Console,
+) -> Accuracy:
+    """Evaluate the last checkpoint of ``run`` with Algorithm 1 and three crops.
+
+    ``root`` is the dataset, by default the one the run was trained on. Writes ``out``/scores.arrow (key, label,
+    scores) and ``out``/accuracy.json, each naming what made it.
+
+    Raises DataError where checkpoint or dataset are missing or do not go together, UsageError for too few units.
+    """
+    path = run / LAST if run.is_dir() else run
+    checkpoint = load_checkpoint(path)
+    recipe = checkpoint.recipe
+    sections(units_infer, recipe.data.units)
+    dataset = read_dataset(root or Path(checkpoint.dataset))
+    if dataset.classes != checkpoint.classes:
+        raise DataError(
+            f"{dataset.root} has other classes than {path} was trained on: {_difference(dataset, checkpoint.classes)}"
+        )
+    model = V4D(recipe.model, len(checkpoint.classes))
+    load_weights(model, checkpoint, path)
+    model = model.to(
+        device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
+    )  # type: ignore[call-overload]
+    loader = EvalLoader(dataset, split, recipe.data.test_sampling(units_infer), global_batch=batch, device=device)
+    if not len(loader.index):
+        raise DataError(f"the split '{split}' of {dataset.root} holds no video")
+
+    top_k = min(5, model.num_classes)
+    top1 = MulticlassAccuracy(model.num_classes, average="micro", ignore_index=-1)
+    top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
+    keys, labels, scores = [], [], []
+    batches = scored_batches(model, loader, recipe, units_infer)
+    for taken, scores_BK in track(batches, "videos", len(loader), console=console, transient=True):
+        scores_BK = scores_BK.cpu()
+        top1.update(scores_BK, taken.labels_B)
+        top5.update(scores_BK, taken.labels_B)
+        for row, label, values in zip(taken.rows_B.tolist(), taken.labels_B.tolist(), scores_BK.numpy(), strict=True):
+            if row >= 0:
+                keys.append(loader.index[row].key)
+                labels.append(label)
+                scores.append(values)
+    accuracy = Accuracy(
+        videos=sum(label >= 0 for label in labels),
+        classes=model.num_classes,
+        top1=top1.compute().item(),
+        top5=top5.compute().item(),
+        top_k=top_k,
+    )
+    about = {
+        "v4d": VERSION,
+        "checkpoint": str(path.resolve()),
+        "step": checkpoint.step,
+        "recipe": recipe.model_dump(mode="json"),
+        "dataset": dataset.fingerprint,
+        "split": split,
+        "u_infer": units_infer,
+        "crops": 3,
+    }
+    table = pa.table([keys, labels, scores], schema=SCORES.with_metadata({"v4d": json.dumps(about)}))
+    with replace_atomically(out / "scores.arrow") as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    with replace_atomically(out / "accuracy.json") as temporary:
+        temporary.write_text(json.dumps({**asdict(accuracy), "chance": accuracy.chance, **about}, indent=2) + "\n")
+    return accuracy
+
+
+def _difference(dataset: Dataset, classes: tuple[str, ...]) -> str:
+    if len(dataset.classes) != len(classes):
+        return f"{len(dataset.classes)} there, {len(classes)} here"
+    at = next(i for i, (a, b) in enumerate(zip(dataset.classes, classes, strict=True)) if a != b)
+    return f"class {at} is '{dataset.classes[at]}' there, '{classes[at]}' here"

@@ -1,0 +1,152 @@
+"""The networks of the paper: I3D-S ResNet (Table 1), TSN on it, and V4D, which are one class with other settings.
+
+Shape suffixes: B videos, U action units of a video, N = B·U, C channels, T frames of a unit, H, W, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from v4d.config import ModelConfig
+from v4d.conv4d import Residual4dBlock
+
+# ImageNet's, in units of 0 to 255.
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
+
+
+def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
+    padding = tuple(extent // 2 for extent in kernel)
+    return nn.Conv3d(inputs, outputs, kernel, stride=(1, stride, stride), padding=padding, bias=False)
+
+
+class _BasicBlock(nn.Module):
+    """Two 3×3 convolutions in space, each 3 frames deep where ``temporal`` is 3 (He et al., CVPR 2016)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, temporal: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, (temporal, 3, 3), stride)
+        self.norm1 = nn.BatchNorm3d(width)
+        self.conv2 = _conv(width, width, (temporal, 3, 3))
+        self.norm2 = nn.BatchNorm3d(width)
+        self.shortcut = _shortcut(inputs, width, stride)
+
+    def forward(self, x_NCTHW: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x_NCTHW)), inplace=True)
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x_NCTHW), inplace=True)
+
+
+class _Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 in space; the first is 3 frames deep where ``temporal`` is 3."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, temporal: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, (temporal, 1, 1))
+        self.norm1 = nn.BatchNorm3d(width)
+        self.conv2 = _conv(width, width, (1, 3, 3), stride)
+        self.norm2 = nn.BatchNorm3d(width)
+        self.conv3 = _conv(width, width * self.expansion, (1, 1, 1))
+        self.norm3 = nn.BatchNorm3d(width * self.expansion)
+        self.shortcut = _shortcut(inputs, width * self.expansion, stride)
+
+    def forward(self, x_NCTHW: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x_NCTHW)), inplace=True)
+        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
+        return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x_NCTHW), inplace=True)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(_conv(inputs, outputs, (1, 1, 1), stride), nn.BatchNorm3d(outputs))
+
+
+class _Stem(nn.Sequential):
+    """Pixels to features: 1×7×7 convolution and 1×3×3 max-pool, each of stride 2 in space."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            _conv(3, width, (1, 7, 7), 2),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        )
+
+
+class V4D(nn.Module):
+    """I3D-S ResNet with residual 4D blocks after some of its residual blocks.
+
+    ``layers`` holds every layer below the head in order: ``stem``, ``res2_0``, ... and ``res3_1_4d`` for a 4D block
+    after ``res3.1``. Without 4D blocks this is TSN on I3D-S, for pooling the features of all units before a linear
+    layer is averaging the units' scores.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        block: type[_BasicBlock] | type[_Bottleneck] = _BasicBlock if config.depth == 18 else _Bottleneck
+        layers: dict[str, nn.Module] = {"stem": _Stem(config.base_width)}
+        channels = config.base_width
+        for stage, count in enumerate(_BLOCKS[config.depth], 2):
+            width, temporal = config.base_width << (stage - 2), 3 if stage >= 4 else 1
+            for i in range(count):
+                stride = 2 if i == 0 and stage > 2 else 1
+                layers[f"res{stage}_{i}"] = block(channels, width, stride, temporal)
+                channels = width * block.expansion
+                if f"res{stage}.{i}" in config.blocks_4d:
+                    layers[f"res{stage}_{i}_4d"] = Residual4dBlock(channels, config.kernel_4d)
+        self.layers = nn.ModuleDict(layers)
+        names = list(layers)
+        self._first_4d = next((i for i, name in enumerate(names) if name.endswith("_4d")), len(names))
+        self.num_features = channels
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1, 1), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """Scores before softmax, (B, K), of videos of ``units`` action units each.
+
+        ``x_NCTHW`` holds pixels, 0 to 255, uint8 or floating. Raises ValueError if ``units`` do not divide N.
+        """
+        return self.forward_head(self.forward_features(x_NCTHW, units), units)
+
+    def forward_features(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """Features of the last layer below the head, (N, C, T, H, W)."""
+        return self.forward_above(self.forward_below(x_NCTHW), units)
+
+    def forward_below(self, x_NCTHW: Tensor) -> Tensor:
+        """The layers below the first 4D block, N3D of Algorithm 1: each unit by itself."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        y = (x_NCTHW.to(mean.dtype) - mean) / std
+        for layer in list(self.layers.values())[: self._first_4d]:
+            y = layer(y)
+        return y
+
+    def forward_above(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """The layers from the first 4D block to the head, N4D of Algorithm 1."""
+        for layer in list(self.layers.values())[self._first_4d :]:
+            x_NCTHW = layer(x_NCTHW, units) if isinstance(layer, Residual4dBlock) else layer(x_NCTHW)
+        return x_NCTHW
+
+    def forward_head(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """Global average over all units of a video, dropout and the linear layer: (B, K)."""
+        if units < 1 or x_NCTHW.shape[0] % units:
+            raise ValueError(f"units={units} does not divide the {x_NCTHW.shape[0]} units of x")
+        video_BC = x_NCTHW.mean(dim=(2, 3, 4)).unflatten(0, (-1, units)).mean(dim=1)
+        logits_BK: Tensor = self.classifier(self.dropout(video_BC))
+        return logits_BK

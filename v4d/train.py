@@ -1,0 +1,266 @@
+"""The trainer."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines import Batch, EvalLoader, TrainLoader
+from preprocess.errors import DataError, Interrupted, UsageError, V4dError
+from preprocess.index import Dataset, read_dataset
+from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.config import Recipe
+from v4d.evaluate import scored_batches
+from v4d.launch import Place, this_place
+from v4d.network import V4D
+from v4d.schedule import learning_rate
+from v4d.training_log import TrainingLog
+
+_STEPS_BETWEEN_SYNCS = 10
+
+
+class TrainingError(V4dError):
+    """Training cannot go on. The message is one line and says at which step and why."""
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps whose figures still lie on the device."""
+
+    first: int
+    losses: list[Tensor]
+    correct: list[Tensor]
+    began: float
+    waited: list[float]
+
+
+def train(recipe: Recipe, root: Path, run: Path, gpus: int) -> None:
+    """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
+
+    ``run`` gets last.pt, log.jsonl and tensorboard/. Batches, and so the loss curve, depend on the recipe and the
+    dataset alone: not on the number of GPUs, nor on how often the run was stopped.
+
+    Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together,
+    TrainingError where the loss is not finite.
+    """
+    with this_place(gpus) as place:
+        _train(recipe, read_dataset(root), run, place, Console(quiet=not place.is_main))
+
+
+def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console) -> None:
+    config, device = recipe.train, place.device
+    torch.manual_seed(config.seed)
+    model = V4D(recipe.model, len(dataset.classes)).to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.optim.lr,
+        momentum=recipe.optim.momentum,
+        weight_decay=recipe.optim.weight_decay,
+        nesterov=recipe.optim.nesterov,
+    )
+    first_step = _resume(run, recipe, dataset, model, optimizer)
+    parallel: nn.Module = model
+    if place.ranks > 1:
+        device_ids = [device] if device.type == "cuda" else None
+        parallel = DistributedDataParallel(
+            model, device_ids=device_ids, static_graph=True, gradient_as_bucket_view=True
+        )
+    compute = torch.compile(parallel) if config.compile else parallel
+
+    if config.global_batch % place.ranks:
+        raise UsageError(f"train.global_batch = {config.global_batch} does not divide over {place.ranks} processes")
+    loader = TrainLoader(
+        dataset,
+        "train",
+        recipe.data.train_sampling(),
+        global_batch=config.global_batch,
+        seed=config.seed,
+        device=device,
+        first_step=first_step,
+        rank=place.rank,
+        ranks=place.ranks,
+        threads=place.decode_threads,
+    )
+    per_epoch = loader.steps_per_epoch
+    steps = recipe.optim.epochs * per_epoch
+    run.mkdir(parents=True, exist_ok=True)
+    if first_step:
+        console.print(f"going on at step {first_step} of {steps}")
+
+    with (
+        TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
+        _stop_asked(place) as stop_asked,
+    ):
+        pending = _Steps(first_step, [], [], time.monotonic(), [])
+        batches = iter(loader)
+        model.train()
+        for step in range(first_step, steps):
+            # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
+            torch.manual_seed(config.seed * 1_000_003 + step * place.ranks + place.rank)
+            wait_began = time.monotonic()
+            batch = next(batches)
+            pending.waited.append(time.monotonic() - wait_began)
+
+            lr = learning_rate(recipe.optim, step, per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            valid = min(config.global_batch, len(loader.index) - step % per_epoch * config.global_batch)
+            loss, correct = _forward(compute, batch, recipe, device, valid)
+            optimizer.zero_grad(set_to_none=True)
+            # DDP averages gradients over ranks; each rank's loss is its share of the global mean.
+            (loss * place.ranks).backward()
+            optimizer.step()
+            pending.losses.append(loss.detach())
+            pending.correct.append(correct)
+
+            done = step + 1
+            at_epoch_end = done % per_epoch == 0
+            stopping = stop_asked.is_set()
+            if done == steps or at_epoch_end or stopping or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
+                _report(log, pending, recipe, place, per_epoch, len(loader.index))
+                pending = _Steps(done, [], [], time.monotonic(), [])
+            if place.is_main and (done == steps or stopping or done % config.checkpoint_every == 0):
+                _save(run, done, recipe, dataset, model, optimizer)
+            if at_epoch_end and _validates(recipe, done // per_epoch):
+                top1 = _validate(model, recipe, dataset, place)
+                log.validation({"step": step, "epoch": done // per_epoch, "val_top1": top1})
+                pending = _Steps(done, [], [], time.monotonic(), [])
+            if stopping:
+                raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
+
+
+def _forward(
+    compute: nn.Module, batch: Batch, recipe: Recipe, device: torch.device, valid: int
+) -> tuple[Tensor, Tensor]:
+    """This rank's share of the mean loss over the ``valid`` videos of the global batch, and its correct videos."""
+    x = batch.x if recipe.train.channels_last else batch.x.contiguous()
+    labels_B = batch.labels_B.to(device, non_blocking=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
+        logits_BK = compute(x, recipe.data.units)
+    loss = F.cross_entropy(logits_BK.float(), labels_B, ignore_index=-1, reduction="sum") / valid
+    return loss, (logits_BK.argmax(dim=1) == labels_B).sum()
+
+
+def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, per_epoch: int, samples: int) -> None:
+    """Bring the figures of the steps since the last report from the device, and log each step."""
+    figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double()])
+    if place.ranks > 1:
+        dist.all_reduce(figures)
+    losses, correct = figures.tolist()
+    seconds = time.monotonic() - pending.began
+    for i, loss in enumerate(losses):
+        step = pending.first + i
+        if not math.isfinite(loss):
+            lr = learning_rate(recipe.optim, step, per_epoch)
+            raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
+        valid = min(recipe.train.global_batch, samples - step % per_epoch * recipe.train.global_batch)
+        log.step(
+            {
+                "step": step,
+                "epoch": step // per_epoch + 1,
+                "loss": loss,
+                "top1": correct[i] / valid,
+                "lr": learning_rate(recipe.optim, step, per_epoch),
+                "videos_per_s": recipe.train.global_batch * len(losses) / seconds,
+                "data_wait": sum(pending.waited) / seconds,
+            }
+        )
+
+
+def _resume(run: Path, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer) -> int:
+    """Load RUN/last.pt, if there is one, and return the step to go on at."""
+    path = run / LAST
+    if not path.exists():
+        return 0
+    checkpoint = load_checkpoint(path)
+    if checkpoint.recipe != recipe:
+        then, now = checkpoint.recipe.model_dump(), recipe.model_dump()
+        differing = ", ".join(name for name in then if then[name] != now[name])
+        raise UsageError(f"{run} was begun with another recipe (differing: {differing}): choose another --out")
+    if checkpoint.fingerprint != dataset.fingerprint:
+        raise DataError(
+            f"{run} was begun on another dataset, or {dataset.root} has changed since: choose another --out"
+        )
+    load_weights(model, checkpoint, path)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    return checkpoint.step
+
+
+def _save(run: Path, step: int, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer) -> None:
+    checkpoint = Checkpoint(
+        step=step,
+        recipe=recipe,
+        classes=dataset.classes,
+        dataset=str(dataset.root.resolve()),
+        fingerprint=dataset.fingerprint,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+    )
+    try:
+        save_checkpoint(run / LAST, checkpoint)
+    except OSError as error:
+        raise TrainingError(
+            f"{run / LAST}: {error.strerror or error} at step {step}; the checkpoint before it is whole: "
+            "mend that, then run the same command again"
+        ) from None
+
+
+def _validates(recipe: Recipe, epochs_done: int) -> bool:
+    every = recipe.train.validate_every
+    return epochs_done == recipe.optim.epochs or (every > 0 and epochs_done % every == 0)
+
+
+def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place) -> float:
+    """Top-1 on the centre crop with as many units as in training; 0 to 1. NaN if there is no validation split."""
+    if not dataset.splits.get("val", {}).get("videos"):
+        return math.nan
+    units = recipe.data.units
+    loader = EvalLoader(
+        dataset,
+        "val",
+        recipe.data.test_sampling(units),
+        global_batch=place.ranks * max(1, recipe.train.global_batch // place.ranks // 2),
+        device=place.device,
+        rank=place.rank,
+        ranks=place.ranks,
+        threads=place.decode_threads,
+    )
+    counts = torch.zeros(2, device=place.device)
+    for batch, scores_BK in scored_batches(model, loader, recipe, units, crops=(1,)):
+        labels_B = batch.labels_B.to(place.device)
+        counts += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
+    model.train()
+    if place.ranks > 1:
+        dist.all_reduce(counts)
+    correct, videos = counts.tolist()
+    return correct / videos
+
+
+@contextmanager
+def _stop_asked(place: Place) -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event that is looked at after each step."""
+    asked = threading.Event()
+    if place.ranks > 1 or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""What a training run says while it runs: a progress bar, a JSON-lines log and TensorBoard curves."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from preprocess.index import replace_atomically
+
+LOG = "log.jsonl"
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class TrainingLog:
+    """Writes RUN/log.jsonl and RUN/tensorboard and shows the bar. On a silent rank it does nothing."""
+
+    def __init__(self, run: Path, console: Console, *, first_step: int, steps: int, silent: bool) -> None:
+        """A resumed run goes on at ``first_step``: what the log holds of later steps is dropped."""
+        self._silent, self._console, self._steps = silent, console, steps
+        self._last_line = time.monotonic()
+        if silent:
+            return
+        _keep_steps_before(run / LOG, first_step)
+        self._file = open(run / LOG, "a")  # noqa: SIM115 - open as long as the run
+        self._curves = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[about]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("steps", total=steps, completed=first_step, about="")
+
+    def __enter__(self) -> TrainingLog:
+        if not self._silent:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._silent:
+            self._bar.stop()
+            self._file.close()
+            self._curves.close()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Note one step: ``step``, ``epoch``, ``loss``, ``top1``, ``lr``, ``videos_per_s`` and ``data_wait``."""
+        if self._silent:
+            return
+        self._write(record)
+        for name in ("loss", "top1", "lr", "videos_per_s", "data_wait"):
+            self._curves.add_scalar(f"train/{name}", record[name], record["step"])
+        about = (
+            f"epoch {record['epoch']}  loss {record['loss']:.3f}  top-1 {record['top1']:.0%}  "
+            f"{record['videos_per_s']:.1f} videos/s  data wait {record['data_wait']:.0%}"
+        )
+        self._bar.update(self._task, completed=record["step"] + 1, about=about)
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._console.print(f"step {record['step'] + 1}/{self._steps}  {about}", highlight=False)
+
+    def validation(self, record: dict[str, Any]) -> None:
+        """Note a validation: ``step``, ``epoch`` and ``val_top1``."""
+        if self._silent:
+            return
+        self._write(record)
+        self._curves.add_scalar("val/top1", record["val_top1"], record["step"])
+        self._console.print(f"epoch {record['epoch']}: validation top-1 {record['val_top1']:.1%}", highlight=False)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+def _keep_steps_before(log: Path, step: int) -> None:
+    """Drop what a killed run logged after its last checkpoint, a half-written line included."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] < step:
+            kept.append(line + "\n")
+    with replace_atomically(log) as temporary:
+        temporary.write_text("".join(kept))
