@@ -24,7 +24,7 @@ class Crop(NamedTuple):
     flip: bool = False
 
 
-def train_crop(width: int, height: int, draws: np.ndarray, scales: tuple[float, ...] = SCALES) -> Crop:
+def multiscale_crop(width: int, height: int, draws: np.ndarray, scales: tuple[float, ...]) -> Crop:
     """A multi-scale crop as in TSN (Wang et al., ECCV 2016, section 3.2), mirrored half of the time.
 
     Width and height are each the frame's short side times one of ``scales``, at most one step of the scales
@@ -38,7 +38,7 @@ def train_crop(width: int, height: int, draws: np.ndarray, scales: tuple[float, 
     return Crop(x, y, crop_width, crop_height, bool(draws[2] < 0.5))
 
 
-def test_crops(width: int, height: int) -> tuple[Crop, Crop, Crop]:
+def three_crops(width: int, height: int) -> tuple[Crop, Crop, Crop]:
     """Three squares of the short side along the longer one: left, centre, right (top, centre, bottom)."""
     side, room_x, room_y = min(width, height), max(width - height, 0), max(height - width, 0)
     left, centre, right = (Crop(room_x * i // 2, room_y * i // 2, side, side) for i in range(3))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipelines.crops import TRAIN_DRAWS, Crop, test_crops, train_crop
+from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, multiscale_crop, three_crops
 from pipelines.graph import GraphInput, crop_graph
 from pipelines.order import rank_slice, steps_per_epoch, train_order
 from pipelines.packets import PacketReader
 from pipelines.randomness import Purpose, uniform
-from pipelines.sampling import fit_stride, test_units, train_units
+from pipelines.sampling import centred_units, fit_stride, random_units
 from preprocess.index import Dataset, Index, VideoRow
 
 _BATCHES_READ_AHEAD = 3
@@ -32,7 +32,8 @@ class Sampling:
 
     ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit; the sections are those of
     ``fit_to`` units, or of ``units`` if that is None. (A network is tested on more units than it was trained on,
-    but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels.
+    but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels;
+    ``scales`` are those of the multi-scale crop in training.
     """
 
     units: int
@@ -41,6 +42,7 @@ class Sampling:
     crop: int
     fit_stride: bool = False
     fit_to: int | None = None
+    scales: tuple[float, ...] = SCALES
 
     def stride_for(self, row: VideoRow) -> int:
         """The stride for one video."""
@@ -125,8 +127,9 @@ class TrainLoader:
     def _sample(self, epoch: int, number: int, valid: bool) -> _Sample:
         row, take = self.index[number], self._sampling
         draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
-        frames = train_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
-        crop = train_crop(row.width, row.height, uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS))
+        frames = random_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
+        draws = uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS)
+        crop = multiscale_crop(row.width, row.height, draws, take.scales)
         return _Sample(number, valid, frames.ravel(), (crop,))
 
 
@@ -166,8 +169,8 @@ class EvalLoader:
 
     def _sample(self, number: int, valid: bool) -> _Sample:
         row, take = self.index[number], self._sampling
-        frames = test_units(row.frames, take.units, take.frames, take.stride_for(row))
-        return _Sample(number, valid, frames.ravel(), test_crops(row.width, row.height))
+        frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row))
+        return _Sample(number, valid, frames.ravel(), three_crops(row.width, row.height))
 
 
 class _Decoder:

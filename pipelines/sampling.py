@@ -16,7 +16,7 @@ def fit_stride(frames: int, units: int, unit_frames: int, stride: int) -> int:
     return max(1, min(stride, (frames // units - 1) // (unit_frames - 1)))
 
 
-def train_units(frames: int, units: int, unit_frames: int, stride: int, draws: np.ndarray) -> np.ndarray:
+def random_units(frames: int, units: int, unit_frames: int, stride: int, draws: np.ndarray) -> np.ndarray:
     """Frame indices of training units, (units, unit_frames) int64.
 
     A unit that fits its section lies inside it, its start uniform over all that fit. One that does not has its
@@ -32,7 +32,7 @@ def train_units(frames: int, units: int, unit_frames: int, stride: int, draws: n
     return _indices(np.where(starts_that_fit >= 1, inside, around), frames, unit_frames, stride)
 
 
-def test_units(frames: int, units: int, unit_frames: int, stride: int) -> np.ndarray:
+def centred_units(frames: int, units: int, unit_frames: int, stride: int) -> np.ndarray:
     """Frame indices of test units, each centred in its section and clamped to the video, (units, unit_frames) int64."""
     centre = (np.arange(units) + 0.5) * frames / units
     start = _start_of_centre(centre, (unit_frames - 1) * stride + 1)

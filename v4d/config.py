@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines import Sampling
+from pipelines import SCALES, Sampling
 from preprocess.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -39,10 +39,11 @@ class DataConfig(_Section):
     fit_stride: bool = False
     train_crop: int = Field(224, ge=16)
     test_crop: int = Field(256, ge=16)
+    scales: tuple[float, ...] = SCALES
 
     def train_sampling(self) -> Sampling:
         """What the training pipeline takes from each video."""
-        return Sampling(self.units, self.frames, self.stride, self.train_crop, self.fit_stride)
+        return Sampling(self.units, self.frames, self.stride, self.train_crop, self.fit_stride, scales=self.scales)
 
     def test_sampling(self, units: int) -> Sampling:
         """What the test pipeline takes from each video: ``units`` action units.
@@ -56,13 +57,16 @@ class ModelConfig(_Section):
     """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
 
     ``blocks_4d`` names residual blocks, as in ``res3.1``, that a 4D block follows; with none the network is TSN on
-    I3D-S, and with units = 1 it is I3D-S.
+    I3D-S, and with units = 1 it is I3D-S. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0
+    the network starts as TSN, as the paper has it for a trained 3D network. From scratch that is a saddle which the
+    4D blocks are slow to leave (the demo's do not in 10 epochs), and 1 is better.
     """
 
     depth: Literal[18, 50] = 18
     base_width: int = Field(64, ge=4)
     blocks_4d: tuple[str, ...] = ("res3.1", "res4.1")
     kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
+    norm_init_4d: float = Field(0.0, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
 
     @model_validator(mode="after")

@@ -80,15 +80,15 @@ class Conv4d(nn.Module):
 class Residual4dBlock(nn.Module):
     """Y = ReLU(X + BN(conv4d(X))) (section 3.2).
 
-    BN's weight starts at 0: a fresh block is the identity on the non-negative output of a residual block, and a
-    fresh V4D network is TSN on its 3D network.
+    With ``norm_init``, where BN's weight starts, at 0 a fresh block is the identity on the non-negative output of a
+    residual block, and a fresh V4D network is TSN on its 3D network.
     """
 
-    def __init__(self, channels: int, kernel: Kernel4d) -> None:
+    def __init__(self, channels: int, kernel: Kernel4d, norm_init: float = 0.0) -> None:
         super().__init__()
         self.conv = Conv4d(channels, channels, kernel)
         self.norm = nn.BatchNorm3d(channels)
-        nn.init.zeros_(self.norm.weight)
+        nn.init.constant_(self.norm.weight, norm_init)
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
         return F.relu(x_NCTHW + self.norm(self.conv(x_NCTHW, units)))

@@ -100,7 +100,7 @@ class V4D(nn.Module):
                 layers[f"res{stage}_{i}"] = block(channels, width, stride, temporal)
                 channels = width * block.expansion
                 if f"res{stage}.{i}" in config.blocks_4d:
-                    layers[f"res{stage}_{i}_4d"] = Residual4dBlock(channels, config.kernel_4d)
+                    layers[f"res{stage}_{i}_4d"] = Residual4dBlock(channels, config.kernel_4d, config.norm_init_4d)
         self.layers = nn.ModuleDict(layers)
         names = list(layers)
         self._first_4d = next((i for i, name in enumerate(names) if name.endswith("_4d")), len(names))

@@ -1,0 +1,55 @@
+"""A small dataset of synthetic videos with a known picture in every frame."""
+
+import subprocess
+
+import pytest
+
+from preprocess.ffmpeg import EncodeOptions, executable
+from preprocess.folder import list_folder
+from preprocess.index import read_dataset
+from preprocess.run import preprocess
+
+# Frames, frame size and source: short, long, upright and odd sizes; pictures that move, so that each frame differs.
+SOURCES = {
+    "gradients": "gradients=size={size}:speed=0.08:nb_colors=6:seed={seed}:rate=25",
+    "cells": "cellauto=size={size}:rule=110:seed={seed}:rate=25,gblur=2,format=yuv420p",
+}
+SHAPES = [(60, "160x128"), (33, "90x74"), (7, "64x96"), (1, "48x48"), (128, "160x120")]
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """root/{train,val}/CLASS/N.mp4, five videos of two classes in each split."""
+    root = tmp_path_factory.mktemp("videos")
+    for split_number, split in enumerate(("train", "val")):
+        for label, (name, source) in enumerate(SOURCES.items()):
+            (root / split / name).mkdir(parents=True)
+            for i, (frames, size) in enumerate(SHAPES):
+                lavfi = source.format(size=size, seed=100 * split_number + 10 * label + i)
+                out = root / split / name / f"{i}.mkv"
+                command = [executable(), "-loglevel", "error", "-f", "lavfi", "-i", lavfi, "-frames:v", str(frames)]
+                subprocess.run(
+                    [
+                        *command,
+                        "-c:v",
+                        "libx264",
+                        "-qp",
+                        "10",
+                        "-pix_fmt",
+                        "yuv420p",
+                        "-vf",
+                        "scale=trunc(iw/2)*2:trunc(ih/2)*2",
+                        str(out),
+                    ],
+                    check=True,
+                )
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(videos, tmp_path_factory):
+    """``videos`` preprocessed to 80×64."""
+    data = tmp_path_factory.mktemp("shards") / "synthetic"
+    listing = list_folder(videos, val_fraction=0)
+    preprocess(listing, data, EncodeOptions(80, 64), val_fraction=0, shard_size=4, workers=2)
+    return read_dataset(data)

@@ -1,0 +1,78 @@
+"""conv4d against equation 1 of the paper, written as loops in float64; and that it copies nothing."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from v4d.conv4d import Conv4d, Residual4dBlock, _units_as_batch, _units_as_depth, conv4d
+
+KERNELS = [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (1, 1, 1, 1), (5, 3, 1, 1), (1, 3, 3, 1), (3, 1, 1, 3)]
+
+
+def by_the_paper(x_NCTHW, weight, units):
+    """o_jutHW = sum over c, s, p, q, r of W_jc,spqr · v_c,(u+s)(t+p)(h+q)(w+r), zeros outside."""
+    k_U, k_T, k_H, k_W = weight.shape[2:]
+    x = x_NCTHW.unflatten(0, (-1, units)).double()
+    videos, _, _, frames, height, width = x.shape
+    pads = [(k - 1) // 2 for k in (k_W, k_H, k_T)]
+    padded = F.pad(x, (*(p for pad in pads for p in (pad, pad)), 0, 0, (k_U - 1) // 2, (k_U - 1) // 2))
+    out = torch.zeros(videos, units, weight.shape[0], frames, height, width, dtype=torch.float64)
+    for s, p, q, r in itertools.product(range(k_U), range(k_T), range(k_H), range(k_W)):
+        window = padded[:, s : s + units, :, p : p + frames, q : q + height, r : r + width]
+        out += torch.einsum("bucthw,jc->bujthw", window, weight[:, :, s, p, q, r].double())
+    return out.flatten(0, 1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("kernel", "units"), list(itertools.product(KERNELS, [1, 2, 4])))
+def test_equals_the_paper(kernel, units, layout):
+    torch.manual_seed(0)
+    x = torch.randn(2 * units, 3, 4, 5, 6).contiguous(memory_format=layout)
+    weight = torch.randn(5, 3, *kernel)
+    torch.testing.assert_close(conv4d(x, weight, units).double(), by_the_paper(x, weight, units), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3)])
+def test_gradients(kernel):
+    x = torch.randn(4, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2, *kernel, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: conv4d(x, w, 2), (x, weight))
+
+
+def test_the_views_copy_nothing():
+    x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
+    seen = _units_as_depth(x, 4)
+    assert seen.data_ptr() == x.data_ptr()
+    assert seen.is_contiguous(memory_format=torch.channels_last_3d)
+    back = _units_as_batch(seen, x.shape[-2:])
+    assert back.data_ptr() == x.data_ptr()
+    assert back.stride() == x.stride()
+    assert torch.equal(back, x)
+
+
+def test_channels_last_stays_channels_last():
+    x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
+    for kernel in KERNELS:
+        y = Conv4d(16, 16, kernel)(x, 4)
+        assert y.is_contiguous(memory_format=torch.channels_last_3d), kernel
+
+
+def test_a_fresh_block_is_the_identity_on_what_a_relu_gives():
+    x = torch.randn(8, 16, 4, 7, 7).relu()
+    assert torch.equal(Residual4dBlock(16, (3, 3, 1, 1))(x, 4), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "units", "says"),
+    [
+        ((6, 3, 4, 5, 5), (3, 3, 3, 3, 1, 1), 4, "units=4 does not divide the 6"),
+        ((8, 3, 4, 5, 5), (3, 2, 3, 3, 1, 1), 4, "x has 3 channels, weight is for 2"),
+        ((8, 3, 4, 5, 5), (3, 3, 2, 3, 1, 1), 4, r"odd, not \(2, 3, 1, 1\)"),
+        ((8, 3, 5, 5), (3, 3, 3, 3, 1, 1), 4, "5 dimensions and weight of 6, not 4 and 6"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x, weight, units, says):
+    with pytest.raises(ValueError, match=says):
+        conv4d(torch.randn(x), torch.randn(weight), units)
