@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import ffmpeg
@@ -18,7 +19,9 @@ import numpy as np
 
 from preprocess.errors import DataError
 from preprocess.ffmpeg import executable
+from preprocess.folder import list_folder
 from preprocess.index import replace_atomically
+from preprocess.records import Listing
 
 SIZE = 48
 FRAMES = 128
@@ -56,6 +59,11 @@ def render(root: Path, per_class: dict[str, int], seed: int, workers: int, on_vi
     with ThreadPoolExecutor(workers) as executor:
         for written in [executor.submit(write, *one) for one in wanted]:
             written.result()
+
+
+def list_videos(root: Path) -> Listing:
+    """The videos that ``render`` wrote, as a dataset of a kind of its own, for which there is a recipe."""
+    return replace(list_folder(root, val_fraction=0), kind="ordered-actions")
 
 
 def draw_frames(order: tuple[int, ...], draws: np.random.Generator) -> np.ndarray:

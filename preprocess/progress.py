@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 class PreprocessProgress:
     """Shows videos done, videos/s, rejects and the time left. Used as a context manager around ``preprocess``."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, what: str) -> None:
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -25,7 +25,7 @@ class PreprocessProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("videos", total=None, rate="", rejects=0)
+        self._task = self._bar.add_task(what, total=None, rate="", rejects=0)
         self._began = self._last_line = time.monotonic()
         self._total = self._before = self._done = self._rejects = 0
 

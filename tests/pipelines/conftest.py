@@ -11,8 +11,8 @@ from preprocess.run import preprocess
 
 # Frames, frame size and source: short, long, upright and odd sizes; pictures that move, so that each frame differs.
 SOURCES = {
-    "gradients": "gradients=size={size}:speed=0.08:nb_colors=6:seed={seed}:rate=25",
-    "cells": "cellauto=size={size}:rule=110:seed={seed}:rate=25,gblur=2,format=yuv420p",
+    "gradients": "gradients=size={size}:speed=0.08:nb_colors=6:seed={seed}:rate=25,hue=s=0.3",
+    "cells": "cellauto=size={size}:rule=110:seed={seed}:rate=25,gblur=4,format=yuv420p",
 }
 SHAPES = [(60, "160x128"), (33, "90x74"), (7, "64x96"), (1, "48x48"), (128, "160x120")]
 

@@ -1,0 +1,38 @@
+"""The house rules: imports go one way, and a file stays readable."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("v4d", "pipelines", "preprocess")
+# The schema and reader of the shards, and the errors that end a command, are what the folders share.
+SHARED = ("preprocess.index", "preprocess.errors")
+MAY_IMPORT = {"preprocess": ("preprocess",), "pipelines": ("pipelines", *SHARED), "v4d": ("v4d", "pipelines", *SHARED)}
+FOREIGN = {"preprocess": {"torch", "nvidia"}, "pipelines": {"av", "ffmpeg"}, "v4d": {"av", "ffmpeg", "nvidia"}}
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "cli.py"]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES[:-1], ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    folder = path.relative_to(ROOT).parts[0]
+    for module in imported(path):
+        if module.split(".")[0] in (*FOLDERS, "cli"):
+            allowed = MAY_IMPORT[folder]
+            assert any(module == name or module.startswith(f"{name}.") for name in allowed), module
+        assert module.split(".")[0] not in FOREIGN[folder], module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 400
