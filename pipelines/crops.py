@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +31,17 @@ def multiscale_crop(width: int, height: int, draws: np.ndarray, scales: tuple[fl
     Width and height are each the frame's short side times one of ``scales``, at most one step of the scales
     apart; the place is one of 13. ``draws`` (TRAIN_DRAWS,) holds numbers in [0, 1).
     """
-    sides = [int(min(width, height) * scale) for scale in scales]
-    pairs = [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
+    pairs = _sizes(min(width, height), scales)
     crop_width, crop_height = pairs[int(draws[0] * len(pairs))]
     right, down = _POSITIONS[int(draws[1] * len(_POSITIONS))]
     x, y = (width - crop_width) * right // 4, (height - crop_height) * down // 4
     return Crop(x, y, crop_width, crop_height, bool(draws[2] < 0.5))
+
+
+@lru_cache
+def _sizes(short_side: int, scales: tuple[float, ...]) -> list[tuple[int, int]]:
+    sides = [int(short_side * scale) for scale in scales]
+    return [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
 
 
 def three_crops(width: int, height: int) -> tuple[Crop, Crop, Crop]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
-# One batch for the graph: packets, and for each crop the upper left and lower right corner in each picture.
-GraphInput = tuple[list[Any], ...]
+# One batch for the graph: a list of packets, and for each crop two corners in each picture, (pictures, 2) float32.
+GraphInput = tuple[Any, ...]
 
 
 def crop_graph(
@@ -24,11 +24,11 @@ def crop_graph(
 ) -> Pipeline:
     """Build the graph that decodes ``pictures`` JPEGs at a time and cuts ``crops`` squares of ``crop`` pixels.
 
-    ``source`` is called for each batch and gives 1 + 2·crops lists of ``pictures`` arrays: the packets, uint8, and
-    for each crop two corners (y, x), float32. A picture whose corners are swapped along x comes out mirrored.
-    ``resize=False`` says that every crop is ``crop`` pixels wide and high and none is mirrored: it is then cut out
-    without a filter, 2.5 times faster on a CPU. The graph has ``crops`` outputs on ``device``, each uint8, RGB, of
-    shape (pictures, crop, crop, 3).
+    ``source`` is called for each batch and gives a list of ``pictures`` packets, uint8 arrays, and for each crop the
+    upper left and the lower right corner (y, x) in each picture, (pictures, 2) float32. A picture whose corners are
+    swapped along x comes out mirrored. ``resize=False`` says that every crop is ``crop`` pixels wide and high and
+    none is mirrored: it is then cut out without a filter, 2.5 times faster on a CPU. The graph has ``crops`` outputs
+    on ``device``, each uint8, RGB, of shape (pictures, crop, crop, 3).
 
     Raises RuntimeError, as DALI does, from ``run()`` when a packet is no JPEG.
     """
@@ -44,6 +44,7 @@ def crop_graph(
         packets, *corners = fn.external_source(
             source=source,
             num_outputs=1 + 2 * crops,
+            batch=True,
             dtype=[types.UINT8] + [types.FLOAT] * 2 * crops,
             ndim=1,
         )

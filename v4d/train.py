@@ -131,10 +131,12 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             done = step + 1
             at_epoch_end = done % per_epoch == 0
             stopping = stop_asked.is_set()
-            if done == steps or at_epoch_end or stopping or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
+            saving = done == steps or stopping or done % config.checkpoint_every == 0
+            # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
+            if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
                 _report(log, pending, recipe, place, per_epoch, len(loader.index))
                 pending = _Steps(done, [], [], time.monotonic(), [])
-            if place.is_main and (done == steps or stopping or done % config.checkpoint_every == 0):
+            if saving and place.is_main:
                 _save(run, done, recipe, dataset, model, optimizer)
             if at_epoch_end and _validates(recipe, done // per_epoch):
                 top1 = _validate(model, recipe, dataset, place)

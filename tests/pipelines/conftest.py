@@ -1,13 +1,13 @@
-"""A small dataset of synthetic videos with a known picture in every frame."""
+"""A small dataset of synthetic videos with a known picture in every frame.
+
+What knows ffmpeg is imported where it is used: the tests for a GPU also run on machines that have none.
+"""
 
 import subprocess
 
 import pytest
 
-from preprocess.ffmpeg import EncodeOptions, executable
-from preprocess.folder import list_folder
 from preprocess.index import read_dataset
-from preprocess.run import preprocess
 
 # Frames, frame size and source: short, long, upright and odd sizes; pictures that move, so that each frame differs.
 SOURCES = {
@@ -20,6 +20,8 @@ SHAPES = [(60, "160x128"), (33, "90x74"), (7, "64x96"), (1, "48x48"), (128, "160
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
     """root/{train,val}/CLASS/N.mp4, five videos of two classes in each split."""
+    from preprocess.ffmpeg import executable
+
     root = tmp_path_factory.mktemp("videos")
     for split_number, split in enumerate(("train", "val")):
         for label, (name, source) in enumerate(SOURCES.items()):
@@ -49,6 +51,10 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dataset(videos, tmp_path_factory):
     """``videos`` preprocessed to 80×64."""
+    from preprocess.ffmpeg import EncodeOptions
+    from preprocess.folder import list_folder
+    from preprocess.run import preprocess
+
     data = tmp_path_factory.mktemp("shards") / "synthetic"
     listing = list_folder(videos, val_fraction=0)
     preprocess(listing, data, EncodeOptions(80, 64), val_fraction=0, shard_size=4, workers=2)

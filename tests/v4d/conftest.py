@@ -1,0 +1,30 @@
+"""A small dataset of ordered actions, and a recipe that trains on it in seconds."""
+
+import pytest
+import torch
+
+from preprocess.ffmpeg import EncodeOptions
+from preprocess.index import read_dataset
+from preprocess.ordered_actions import SIZE, list_videos, render
+from preprocess.run import preprocess
+from v4d.config import load_recipe
+
+torch.set_num_threads(1)
+
+TINY = ("model.base_width=4", "data.train_crop=32", "data.test_crop=32", "data.frames=2", "train.global_batch=4")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Four videos of each of six classes for training, two for validation."""
+    root = tmp_path_factory.mktemp("ordered-actions")
+    render(root / "videos", {"train": 4, "val": 2}, seed=0, workers=2, on_video=lambda: None)
+    listing = list_videos(root / "videos")
+    preprocess(listing, root / "shards", EncodeOptions(SIZE, SIZE), val_fraction=0, shard_size=8, workers=2)
+    return read_dataset(root / "shards")
+
+
+@pytest.fixture
+def recipe():
+    """Two epochs of 6 steps."""
+    return load_recipe("demo", (*TINY, "optim.epochs=2", "train.checkpoint_every=2", "train.validate_every=0"))
