@@ -46,11 +46,11 @@ def main() -> None:
     train = TrainLoader(dataset, "train", Sampling(4, 4, 8, 224), global_batch=args.batch, seed=0, **options)
     print(f"{args.data} on {torch.cuda.get_device_name() if args.gpu else 'CPU'}, {args.threads} threads")
     rate = videos_per_second(train, args.batch, args.seconds)
-    print(f"train  4×4 frames, multi-scale crop to 224: {rate:8.1f} videos/s")
+    print(f"train  4x4 frames, multi-scale crop to 224: {rate:8.1f} videos/s")
     side = min(dataset.size or (256,))
     test = EvalLoader(dataset, "train", Sampling(10, 4, 8, side), global_batch=args.batch // 4, **options)
     rate = videos_per_second(itertools.chain.from_iterable(itertools.repeat(test)), args.batch // 4, args.seconds)
-    print(f"eval  10×4 frames, three crops of {side}:     {rate:8.1f} videos/s")
+    print(f"eval  10x4 frames, three crops of {side}:     {rate:8.1f} videos/s")
 
 
 if __name__ == "__main__":

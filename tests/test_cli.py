@@ -1,0 +1,114 @@
+"""The commands as a person types them, in a work folder; and the one line that each mistake gets."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+from preprocess.ordered_actions import render
+
+TINY = [
+    part
+    for setting in ("model.base_width=4", "data.train_crop=32", "data.test_crop=32", "data.frames=2", "optim.epochs=1")
+    for part in ("--set", setting)
+]
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rendered")
+    render(root, {"train": 2, "val": 1}, seed=3, workers=2, on_video=lambda: None)
+    return root
+
+
+@pytest.fixture
+def work(rendered, tmp_path, monkeypatch):
+    """A work folder with data/acts/videos."""
+    shutil.copytree(rendered, tmp_path / "data" / "acts" / "videos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def v4d(*arguments, code=0):
+    """Run a command; what it printed, without the line breaks that depend on the width of the terminal."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_the_three_commands_without_options(work):
+    said = v4d("preprocess", "folder")
+    assert "videos data/acts/videos, dataset shards/acts" in said
+    assert "12 train, 6 val" in said
+    assert json.loads((work / "shards/acts/dataset.json").read_text())["size"] == [320, 256]
+    said = v4d("train", "--gpus", "0", *TINY)
+    assert "dataset shards/acts, recipe v4d_small, run runs/acts-v4d_small, on the CPU" in said
+    said = v4d("eval", "--u-infer", "5", "--gpus", "0")
+    assert "runs/acts-v4d_small" in said
+    assert "16.7%" in said
+    assert (work / "runs/acts-v4d_small/eval-val-u5/scores.arrow").exists()
+    # Another recipe goes beside the first run, the same one is known to be finished.
+    assert "run runs/acts-v4d_small-2," in v4d("train", "--gpus", "0", *TINY, "--set", "train.seed=1")
+    again = v4d("train", "--gpus", "0", *TINY)
+    assert "run runs/acts-v4d_small," in again
+    assert "already complete" in v4d("preprocess", "folder")
+
+
+def test_more_gpus_than_there_are(work):
+    import torch
+
+    present = torch.cuda.device_count()
+    said = v4d("train", "--gpus", str(present + 8), code=2)
+    assert f"--gpus asks for {present + 8}: use --gpus {present}" in said
+
+
+@pytest.mark.parametrize("command", [["preprocess", "folder"], ["train", "--gpus", "0"], ["eval", "--gpus", "0"]])
+def test_an_empty_work_folder_says_what_is_missing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = v4d(*command, code=2)
+    assert said.startswith("v4d: there is no ")
+    assert said.count("\n") == 1
+
+
+def test_ambiguous_choices_are_listed(work):
+    (work / "data" / "other" / "videos").mkdir(parents=True)
+    said = v4d("preprocess", "folder", code=2)
+    assert "choose one with --videos: data/acts/videos, data/other/videos" in said
+    for name in ("a", "b"):
+        (work / "shards" / name).mkdir(parents=True)
+        (work / "shards" / name / "dataset.json").write_text("{}")
+    assert "choose one with --data: shards/a, shards/b" in v4d("train", "--gpus", "0", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["train", "--data", "nowhere", "--gpus", "0"], 1, "nowhere holds no dataset.json: run v4d preprocess"),
+        (["eval", "nowhere", "--gpus", "0"], 1, "there is no checkpoint nowhere"),
+        (["preprocess", "folder", "--videos", "nowhere", "--out", "x"], 1, "nowhere is missing"),
+        (["preprocess", "folder", "--resize", "320"], 2, "'320' is no size"),
+        (["preprocess", "folder", "--quality", "1"], 2, "1 is not in the range"),
+        (["train", "--gpus", "-1"], 2, "-1 is not in the range"),
+        (["trian"], 2, "No such command 'trian'"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(arguments, code, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in v4d(*arguments, code=code).replace("\n", " ")
+
+
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["--debug", "train", "--data", "nowhere", "--gpus", "0"])
+    assert type(result.exception).__name__ == "DataError"
+
+
+@pytest.mark.parametrize("command", [[], ["preprocess"], ["preprocess", "folder"], ["train"], ["eval"], ["demo"]])
+def test_every_command_explains_itself(command):
+    said = v4d(*command, "--help")
+    assert "Usage:" in said
+    if command and command != ["preprocess"]:
+        assert f"Example: v4d {' '.join(command)}" in said
