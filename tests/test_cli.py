@@ -54,6 +54,7 @@ def test_the_three_commands_without_options(work):
     assert "run runs/acts-v4d_small-2," in v4d("train", "--gpus", "0", *TINY, "--set", "train.seed=1")
     again = v4d("train", "--gpus", "0", *TINY)
     assert "run runs/acts-v4d_small," in again
+    assert "is finished, at step 1" in again
     assert "already complete" in v4d("preprocess", "folder")
 
 

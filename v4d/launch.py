@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from preprocess.errors import UsageError
+from preprocess.errors import Interrupted, UsageError, V4dError
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def launch(work: Callable[..., None], arguments: tuple[object, ...], gpus: int, 
     if "RANK" in os.environ or count == 1:
         work(*arguments)
         return
+    # The launcher's own report of a failure is a page long; the process that failed has said why in a line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -65,7 +71,26 @@ def launch(work: Callable[..., None], arguments: tuple[object, ...], gpus: int, 
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    elastic_launch(config, work)(*arguments)
+    try:
+        elastic_launch(config, _say_plainly)(work, *arguments)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        error = V4dError(f"process {rank} of {count} ended with exit code {failure.exitcode}: its last words are above")
+        error.exit_code = failure.exitcode if failure.exitcode > 0 else 1
+        raise error from None
+    except SignalException as signal:
+        raise Interrupted(
+            f"stopped by {signal.sigval.name}: the same command goes on from the last checkpoint"
+        ) from None
+
+
+def _say_plainly(work: Callable[..., None], *arguments: object) -> None:
+    """In a process of its own: an error that is the user's to mend is one line here too."""
+    try:
+        work(*arguments)
+    except V4dError as error:
+        print(f"v4d: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
 
 
 @contextmanager

@@ -99,6 +99,9 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     per_epoch = loader.steps_per_epoch
     steps = recipe.optim.epochs * per_epoch
     run.mkdir(parents=True, exist_ok=True)
+    if first_step >= steps:
+        console.print(f"{run} is finished, at step {steps}")
+        return
     if first_step:
         console.print(f"going on at step {first_step} of {steps}")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from preprocess.errors import DataError, UsageError
+from preprocess.index import read_dataset
 from v4d.checkpoint import LAST, load_checkpoint
 from v4d.config import load_recipe
 from v4d.train import TrainingError, train
@@ -90,6 +92,22 @@ def test_several_processes_train_together(dataset, tmp_path):
     # 24 videos in batches of 10: three steps an epoch, the last one padded.
     assert [step for step, *_ in losses(run)] == list(range(6))
     assert load_checkpoint(run / LAST).step == 6
+
+
+def test_a_process_that_fails_says_so_in_a_line(dataset, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset.root, damaged)
+    for shard in (damaged / "train").glob("*.tar"):
+        shard.write_bytes(shard.read_bytes()[:1000])
+    copy = read_dataset(damaged)
+    done = subprocess.run(
+        [*command(copy, tmp_path / "run", "--procs", "2"), "--set", "train.global_batch=4"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.search(r"^v4d: .*shard-0000\d\.tar.* is damaged: restore that file", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
 
 
 def test_it_learns_what_it_is_shown(dataset, tmp_path):
