@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, types
 
 # One batch for the graph: a list of packets, and for each crop two corners in each picture, (pictures, 2) float32.
 GraphInput = tuple[Any, ...]
@@ -34,13 +34,13 @@ def crop_graph(
     """
     on_gpu = device.type == "cuda"
 
-    @pipeline_def(
+    graph = Pipeline(
         batch_size=pictures,
         num_threads=threads,
         device_id=(device.index or 0) if on_gpu else None,
         prefetch_queue_depth=2,
     )
-    def graph() -> Any:
+    with graph:
         packets, *corners = fn.external_source(
             source=source,
             num_outputs=1 + 2 * crops,
@@ -51,16 +51,14 @@ def crop_graph(
         # hw_decoder_load: all pictures to the JPEG engine, which is faster than sharing them with CUDA cores.
         engine = {"device": "mixed", "hw_decoder_load": 1.0} if on_gpu else {"device": "cpu"}
         pictures_HWC = fn.decoders.image(packets, output_type=types.RGB, **engine)
-        regions = zip(corners[::2], corners[1::2], strict=True)
-        if not resize:
-            whole = {"dtype": types.INT32}
-            return tuple(
-                fn.slice(pictures_HWC, start=fn.cast(a, **whole), end=fn.cast(b, **whole), axis_names="HW")
-                for a, b in regions
-            )
-        to_size = {"size": (crop, crop), "interp_type": types.INTERP_LINEAR}
-        return tuple(fn.resize(pictures_HWC, roi_start=a, roi_end=b, **to_size) for a, b in regions)
-
-    built = graph()
-    built.build()
-    return built
+        outputs = []
+        for start, end in zip(corners[::2], corners[1::2], strict=True):
+            if resize:
+                to_size = {"size": (crop, crop), "interp_type": types.INTERP_LINEAR}
+                outputs.append(fn.resize(pictures_HWC, roi_start=start, roi_end=end, **to_size))
+            else:
+                region = {"start": fn.cast(start, dtype=types.INT32), "end": fn.cast(end, dtype=types.INT32)}
+                outputs.append(fn.slice(pictures_HWC, axis_names="HW", **region))
+        graph.set_outputs(*outputs)
+    graph.build()
+    return graph

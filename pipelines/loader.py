@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ class Batch:
     """B videos on a device.
 
     Each tensor of ``crops`` is uint8, (B·U, C, T, H, W) in channels_last_3d layout, 0 to 255, and shares DALI's
-    memory: one in training, three in evaluation. ``labels_B`` (int64, CPU) is -1 for rows that fill up the last
-    batch and for unlabelled videos; ``rows_B`` (int64, CPU) is the row in the index, -1 for rows that fill up.
+    memory: one in training; in evaluation three, or one where the three would be the same. ``labels_B`` (int64, CPU)
+    is -1 for rows that fill up the last batch and for unlabelled videos; ``rows_B`` (int64, CPU) is the row in the
+    index, -1 for rows that fill up.
     """
 
     crops: tuple[torch.Tensor, ...]
@@ -75,7 +77,8 @@ class Batch:
 class _Sample:
     """One video of a batch to come."""
 
-    row: int
+    row: VideoRow
+    number: int
     valid: bool
     frames: np.ndarray
     crops: tuple[Crop, ...]
@@ -130,11 +133,11 @@ class TrainLoader:
         frames = random_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
         draws = uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS)
         crop = multiscale_crop(row.width, row.height, draws, take.scales)
-        return _Sample(number, valid, frames.ravel(), (crop,))
+        return _Sample(row, number, valid, frames.ravel(), (crop,))
 
 
 class EvalLoader:
-    """Each video of a split once, in the order of the index, with centred units and three crops."""
+    """Each video of a split once, in the order of the index, with centred units and three crops or the centre one."""
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class EvalLoader:
         *,
         global_batch: int,
         device: torch.device,
+        crops: Literal[1, 3] = 3,
         rank: int = 0,
         ranks: int = 1,
         threads: int | None = None,
@@ -151,9 +155,12 @@ class EvalLoader:
         """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
         self.index = dataset.split(split)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
+        # Of square frames the three crops are one and the same.
+        is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
+        self._crops = range(3) if crops == 3 and not is_square else range(1, 2)
         rank_slice(np.arange(1), 0, global_batch, rank, ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
-        self._decode = _Decoder(self.index, sampling, global_batch // ranks, 3, resize, device, threads)
+        self._decode = _Decoder(self.index, sampling, global_batch // ranks, len(self._crops), resize, device, threads)
 
     def __len__(self) -> int:
         return steps_per_epoch(len(self.index), self._global_batch)
@@ -170,7 +177,8 @@ class EvalLoader:
     def _sample(self, number: int, valid: bool) -> _Sample:
         row, take = self.index[number], self._sampling
         frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row))
-        return _Sample(number, valid, frames.ravel(), three_crops(row.width, row.height))
+        squares = three_crops(row.width, row.height)
+        return _Sample(row, number, valid, frames.ravel(), tuple(squares[i] for i in self._crops))
 
 
 class _Decoder:
@@ -186,7 +194,7 @@ class _Decoder:
         device: torch.device,
         threads: int | None,
     ) -> None:
-        self._index, self._reader, self._sampling = index, PacketReader(index.path.parent), sampling
+        self._reader, self._sampling = PacketReader(index.path.parent), sampling
         self._videos, self._crops, self._resize, self._device = videos, crops, resize, device
         self._threads = threads or min(8, os.cpu_count() or 1)
 
@@ -213,7 +221,7 @@ class _Decoder:
                 executor.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, sample: _Sample) -> _Read:
-        packets = self._reader.read(self._index[sample.row], sample.frames)
+        packets = self._reader.read(sample.row, sample.frames)
         corners = []
         for crop in sample.crops:
             left, right = (crop.x + crop.width, crop.x) if crop.flip else (crop.x, crop.x + crop.width)
@@ -221,8 +229,8 @@ class _Decoder:
         return packets, np.array(corners, np.float32)
 
     def _batch(self, samples: list[_Sample], outputs: tuple[object, ...]) -> Batch:
-        rows = [sample.row if sample.valid else -1 for sample in samples]
-        labels = [self._index[row].label if row >= 0 else -1 for row in rows]
+        rows = [sample.number if sample.valid else -1 for sample in samples]
+        labels = [sample.row.label if sample.valid else -1 for sample in samples]
         take = self._sampling
         crops = []
         for output in outputs:

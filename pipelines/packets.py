@@ -35,7 +35,7 @@ class PacketReader:
             if frame not in read:
                 start = int(ends[frame]) - int(row.packet_bytes[frame])
                 packet = shard[start : int(ends[frame])]
-                if zlib.crc32(packet) != row.packet_crc32[frame]:
+                if zlib.crc32(packet.data) != row.packet_crc32[frame]:
                     where = self._root / shard_name(row.shard)
                     raise DataError(
                         f"{where}: the packet of frame {frame} of '{row.key}' at byte {start} is damaged: "

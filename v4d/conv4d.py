@@ -42,13 +42,15 @@ def conv4d(x_NCTHW: Tensor, weight: Tensor, units: int) -> Tensor:
 def _units_as_depth(x_NCTHW: Tensor, units: int) -> Tensor:
     """(B·U, C, T, H, W) as (B, C, U, T, H·W): a view if the input is channels_last_3d."""
     x_NTHWC = x_NCTHW.permute(0, 2, 3, 4, 1)
-    return x_NTHWC.unflatten(0, (-1, units)).flatten(3, 4).permute(0, 4, 1, 2, 3)
+    x_BUTSC: Tensor = x_NTHWC.unflatten(0, (-1, units)).flatten(3, 4)
+    return x_BUTSC.permute(0, 4, 1, 2, 3)
 
 
 def _units_as_batch(y_BCUTS: Tensor, size: tuple[int, ...]) -> Tensor:
     """The way back: (B, C, U, T, H·W) as (B·U, C, T, H, W)."""
     y_BUTSC = y_BCUTS.permute(0, 2, 3, 4, 1)
-    return y_BUTSC.unflatten(3, size).flatten(0, 1).permute(0, 4, 1, 2, 3)
+    y_NTHWC: Tensor = y_BUTSC.unflatten(3, size).flatten(0, 1)
+    return y_NTHWC.permute(0, 4, 1, 2, 3)
 
 
 def _check(x_NCTHW: Tensor, weight: Tensor, units: int) -> None:

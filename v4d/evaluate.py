@@ -41,21 +41,19 @@ class Accuracy:
         return 1 / self.classes
 
 
-def scored_batches(
-    model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int, crops: tuple[int, ...] = (0, 1, 2)
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch of ``loader`` with its scores, (B, K) float32: Algorithm 1, averaged over ``crops``.
+def scored_batches(model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch of ``loader`` with its scores, (B, K) float32: Algorithm 1, averaged over the crops.
 
     Puts the model in eval mode.
     """
     model.eval()
     for batch in loader:
         total = torch.zeros(len(batch.labels_B), model.num_classes, device=batch.crops[0].device)
-        for crop in crops:
-            x = batch.crops[crop] if recipe.train.channels_last else batch.crops[crop].contiguous()
+        for crop in batch.crops:
+            x = crop if recipe.train.channels_last else crop.contiguous()
             with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
                 total += video_scores(model, x, units_infer, recipe.data.units)
-        yield batch, total / len(crops)
+        yield batch, total / len(batch.crops)
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +150,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
 
 
 def _forward(
-    compute: nn.Module, batch: Batch, recipe: Recipe, device: torch.device, valid: int
+    compute: Callable[..., Tensor], batch: Batch, recipe: Recipe, device: torch.device, valid: int
 ) -> tuple[Tensor, Tensor]:
     """This rank's share of the mean loss over the ``valid`` videos of the global batch, and its correct videos."""
     x = batch.x if recipe.train.channels_last else batch.x.contiguous()
@@ -241,19 +241,20 @@ def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place) -> flo
         recipe.data.test_sampling(units),
         global_batch=place.ranks * max(1, recipe.train.global_batch // place.ranks // 2),
         device=place.device,
+        crops=1,
         rank=place.rank,
         ranks=place.ranks,
         threads=place.decode_threads,
     )
     counts = torch.zeros(2, device=place.device)
-    for batch, scores_BK in scored_batches(model, loader, recipe, units, crops=(1,)):
+    for batch, scores_BK in scored_batches(model, loader, recipe, units):
         labels_B = batch.labels_B.to(place.device)
         counts += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
     model.train()
     if place.ranks > 1:
         dist.all_reduce(counts)
     correct, videos = counts.tolist()
-    return correct / videos
+    return float(correct / videos)
 
 
 @contextmanager

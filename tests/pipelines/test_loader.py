@@ -1,6 +1,7 @@
 """What the loaders hand out: the right frames, the right pixels, DALI's own memory, the same batches always."""
 
 import itertools
+import json
 
 import av
 import numpy as np
@@ -182,6 +183,17 @@ def test_the_tensor_is_dalis_memory_channels_last(dataset, kind, monkeypatch):
             held.append((x, x.clone()))
     # A tensor that is held stays what it was while the pipeline runs on.
     assert all(torch.equal(x, copy) for x, copy in held)
+
+
+def test_square_frames_have_one_crop(dataset, tmp_path):
+    content = json.loads((dataset.root / "dataset.json").read_text())
+    (tmp_path / "val").symlink_to(dataset.root / "val")
+    (tmp_path / "dataset.json").write_text(json.dumps({**content, "size": [64, 64]}))
+    options = {"global_batch": 2, "device": CPU}
+    assert len(next(iter(EvalLoader(read_dataset(tmp_path), "val", SAMPLINGS[0], **options))).crops) == 1
+    three = next(iter(EvalLoader(dataset, "val", SAMPLINGS[0], **options)))
+    one = next(iter(EvalLoader(dataset, "val", SAMPLINGS[0], crops=1, **options)))
+    assert torch.equal(one.x, three.crops[1])
 
 
 def batches(dataset, steps, **changes):

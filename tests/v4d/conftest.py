@@ -16,11 +16,11 @@ TINY = ("model.base_width=4", "data.train_crop=32", "data.test_crop=32", "data.f
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
-    """Four videos of each of six classes for training, two for validation."""
+    """60×48 pixels, four videos of each of six classes for training, two for validation."""
     root = tmp_path_factory.mktemp("ordered-actions")
     render(root / "videos", {"train": 4, "val": 2}, seed=0, workers=2, on_video=lambda: None)
     listing = list_videos(root / "videos")
-    preprocess(listing, root / "shards", EncodeOptions(SIZE, SIZE), val_fraction=0, shard_size=8, workers=2)
+    preprocess(listing, root / "shards", EncodeOptions(60, SIZE), val_fraction=0, shard_size=8, workers=2)
     return read_dataset(root / "shards")
 
 
