@@ -8,6 +8,10 @@ class V4dError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # A path in the message may hold line breaks.
+        return "\\n".join(super().__str__().splitlines())
+
 
 class DataError(V4dError):
     """Data that cannot be used, or a place that cannot take it."""
@@ -23,3 +27,6 @@ class Interrupted(V4dError):
     """Somebody asked the command to stop. What was finished stays; the same command goes on from there."""
 
     exit_code = 130
+
+    def __init__(self, message: str = "stopped: the same command goes on from there") -> None:
+        super().__init__(message)

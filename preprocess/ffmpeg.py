@@ -6,14 +6,19 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -21,17 +26,29 @@ import av
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
-from preprocess.errors import DataError
+from preprocess.errors import DataError, Interrupted, UsageError
 
-# ffmpeg's libraries take these for videos, but they are text, still pictures or lists of other files.
-_NO_VIDEO_FORMATS = {"tty", "hls", "concat", "concatf", "dash", "image2", "sdp", "rtsp"}
+# libav reads these, but they are text and still pictures (as are its formats with names in _pipe).
+_NO_VIDEO_FORMATS = {"tty", "image2"}
 _SMALLEST_SHARE_OF_DURATION = 0.95
+# ffmpeg exits with 255 after a signal that it handles.
+_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 255}
+# Without full_chroma_int white comes out 6 levels too dark where the matrix changes. It costs no time; accurate_rnd,
+# for 2 levels more, would cost up to half of it.
+_SCALER = "bicubic+full_chroma_int"
 _READ = 1 << 16
+_SECONDS_BETWEEN_LOOKS = 0.1
+_MESSAGES_PER_PART = 3
 
 
 class Unreadable(Exception):
-    """A source that cannot become a video of the dataset. ``ffmpeg_message`` is what ffmpeg said, if it did."""
+    """A source that cannot become a video of the dataset. ``ffmpeg_message`` is what ffmpeg said, if it did.
+
+    Of ``reason`` the part before a colon is of a kind; what follows differs from video to video.
+    """
 
     def __init__(self, reason: str, ffmpeg_message: str = "") -> None:
         super().__init__(reason)
@@ -52,11 +69,10 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a container says of its video stream. ``packets`` was counted, the rest is as declared."""
+    """A video stream as its container has it: packets to show, frames per second (0: unknown), duration in seconds."""
 
     format: str
     packets: int
-    declared_frames: int
     fps: Fraction
     duration: float
 
@@ -75,133 +91,228 @@ class Packets:
 def executable() -> str:
     """Path of the ffmpeg to run: the one that ``V4D_FFMPEG`` names, else the one in imageio-ffmpeg's wheel.
 
-    Raises DataError if there is none.
+    Raises UsageError if there is none.
     """
     if named := os.environ.get("V4D_FFMPEG"):
         if found := shutil.which(named):
             return found
-        raise DataError(f"V4D_FFMPEG names {named}, which is no program that can be run")
+        raise UsageError(f"V4D_FFMPEG names {named}, which is no program that can be run")
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
-        raise DataError("no ffmpeg found: install imageio-ffmpeg, or set V4D_FFMPEG to an ffmpeg") from None
+        raise UsageError("no ffmpeg found: install imageio-ffmpeg, or set V4D_FFMPEG to an ffmpeg") from None
 
 
 @lru_cache(maxsize=1)
 def version() -> str:
-    """ffmpeg's own version string. Raises DataError if ffmpeg does not run."""
+    """ffmpeg's own version string. Raises UsageError if the program does not run, is no ffmpeg, or is too old."""
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+
     try:
-        answer = subprocess.run([executable(), "-version"], capture_output=True, text=True, timeout=60, check=True)
-        return answer.stdout.split()[2]
-    except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise DataError(f"{executable()} does not run as ffmpeg: {error}") from None
+        words = run([executable(), "-version"]).stdout.decode(errors="replace").split(maxsplit=3)
+        if len(words) < 3 or words[:2] != ["ffmpeg", "version"]:
+            raise UsageError(f"{executable()} is no ffmpeg: set V4D_FFMPEG to one")
+        # An empty video is not to its taste either, but that it says later.
+        said = _messages(run(_command("mjpeg", EncodeOptions())).stderr.splitlines())
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(f"{executable()} does not run as ffmpeg: {error}") from None
+    if "Option not found" in said:
+        raise UsageError(f"{executable()} {words[2]} is too old, 5.1 is needed: it says {said}")
+    return words[2]
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[int]:
+    """A descriptor of a regular file. Raises Unreadable for what is no file, or cannot be opened."""
+    try:
+        # A FIFO would make us wait for somebody to write to it.
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unreadable(f"cannot be opened: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Unreadable("no regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def probe(source: Path) -> Probe:
-    """Read a container's headers and count the packets of its first video stream; nothing is decoded.
+    """Read a container's headers and the timestamps of its packets; nothing is decoded.
 
-    Cover pictures are no video streams. Raises Unreadable.
+    Cover pictures are no video streams. Raises Unreadable, also where the file breaks off.
     """
+    with _opened(source) as descriptor:
+        return _probe(descriptor)
+
+
+def _probe(descriptor: int) -> Probe:
+    # The libraries' own messages would go to the terminal from every worker.
+    av.logging.set_level(av.logging.PANIC)
+    # With a descriptor instead of a name, a file is what its content says, and a playlist leads nowhere.
+    options = {"fd": str(descriptor), "protocol_whitelist": "fd"}
     try:
-        # The libraries' own messages would go to the terminal from every worker.
-        av.logging.set_level(av.logging.PANIC)
-        with av.open(f"file:{source}", options={"protocol_whitelist": "file"}) as container:
-            if set(container.format.name.split(",")) & _NO_VIDEO_FORMATS:
-                raise Unreadable(f"no video: ffmpeg takes it for '{container.format.name}'")
-            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-            if not streams:
-                has_audio = " (it has audio only)" if container.streams.audio else ""
-                raise Unreadable(f"no video stream{has_audio}")
-            stream = streams[0]
-            packets, end = 0, 0.0
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    packets += 1
-                    if packet.pts is not None and packet.time_base is not None:
-                        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            duration = float(container.duration or 0) / av.time_base
-            found = Probe(
-                format=container.format.name,
-                packets=packets,
-                declared_frames=stream.frames,
-                fps=Fraction(stream.average_rate or stream.guessed_rate or 0).limit_denominator(100_000),
-                duration=duration,
-            )
-            start = float(container.start_time or 0) / av.time_base
+        with av.open("fd:", options=options, metadata_errors="replace") as container:
+            return _read_through(container, _video_stream(container))
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Unreadable("not readable as a video", str(error)) from None
-    if found.packets == 0:
+        # Not str(error): that also quotes the log, in which a message seen before is left out.
+        raise Unreadable("not readable as a video", getattr(error, "strerror", None) or str(error)) from None
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    name = container.format.name
+    if name.endswith("_pipe") or name in _NO_VIDEO_FORMATS:
+        raise Unreadable(f"no video: ffmpeg takes it for '{name}'")
+    for stream in container.streams.video:
+        if not stream.disposition & stream.disposition.attached_pic:
+            return stream
+    raise Unreadable(f"no video stream{' (it has audio only)' if container.streams.audio else ''}")
+
+
+def _read_through(container: InputContainer, stream: VideoStream) -> Probe:
+    """Demultiplex to the end and see that it is where the headers say."""
+    packets, shown_at, video_end, file_end, cut_off = 0, [], 0.0, 0.0, False
+    for packet in container.demux():
+        begins = packet.dts if packet.pts is None else packet.pts
+        unit = float(packet.time_base or 0)
+        end = ((begins or 0) + (packet.duration or 0)) * unit
+        file_end = max(file_end, end)
+        if packet.stream_index == stream.index and packet.size:
+            cut_off = packet.is_corrupt
+            video_end = max(video_end, end)
+            packets += not packet.is_discard
+            if begins is not None and not packet.is_discard:
+                shown_at.append(begins * unit)
+    if packets == 0:
         raise Unreadable("the video stream holds no frame")
-    if found.declared_frames > found.packets:
-        raise Unreadable(f"truncated: {found.packets} of the {found.declared_frames} frames it declares are there")
-    # Containers without a frame count (Matroska, WebM) declare a duration, which may be the audio's: hence the margin.
-    if not found.declared_frames and end - start + 1 < duration * _SMALLEST_SHARE_OF_DURATION:
-        raise Unreadable(f"truncated: its video ends at {end - start:.1f} s of the {duration:.1f} s it declares")
-    return found
+    if cut_off:
+        raise Unreadable("truncated: breaks off inside a frame")
+    shown_at.sort()
+    # By the time, not by the number of frames: AVI counts empty ones too, and MP4 those that an edit list cuts. The
+    # last frame may stay for as long as any other; some containers do not say.
+    ends = file_end + max((later - earlier for earlier, later in pairwise(shown_at)), default=0.0)
+    declared = float(container.duration or 0) / av.time_base
+    if shown_at and ends < declared * _SMALLEST_SHARE_OF_DURATION:
+        raise Unreadable(f"truncated: breaks off at {ends:.2f} s of the {declared:.2f} s it declares")
+    fps = Fraction(stream.average_rate or stream.guessed_rate or 0).limit_denominator(100_000)
+    duration = max(0.0, video_end - shown_at[0]) if shown_at else float(packets / fps if fps else 0)
+    return Probe(container.format.name, packets, fps, duration)
 
 
-def encode(source: Path, options: EncodeOptions, sink: IO[bytes]) -> tuple[Probe, Packets]:
+def encode(
+    source: Path, options: EncodeOptions, sink: IO[bytes], stopped: Callable[[], bool] = lambda: False
+) -> tuple[Probe, Packets]:
     """Write every shown frame of ``source``, in display order, to ``sink`` as packets of ``options.codec``.
 
     The picture is turned upright, scaled to the size asked for and converted to the BT.601 matrix at full range,
-    the only one that DALI's decoders assume. ffmpeg exits with 0 on truncated input, so the frames that came out
-    are compared with the packets that went in.
+    the only one that DALI's decoders assume. A packet that does not decode makes the whole video unreadable.
 
-    Raises Unreadable if the source cannot be decoded, or not wholly; OSError if ``sink`` cannot take the packets;
-    DataError if somebody else ended ffmpeg.
+    Raises Unreadable if the source cannot be decoded, wholly and in time; OSError if ``sink`` cannot take the
+    packets; Interrupted soon after ``stopped()`` is true; DataError if somebody else ended ffmpeg; UsageError if
+    ffmpeg is not fit for this.
     """
-    found = probe(source)
-    with tempfile.TemporaryFile() as messages:
+    deadline = time.monotonic() + options.timeout
+    sizes, crc32 = [], []
+
+    def due() -> bool:
+        return stopped() or time.monotonic() > deadline
+
+    with _opened(source) as descriptor, tempfile.TemporaryFile() as messages:
+        found = _probe(descriptor)
         # A session of its own: a Ctrl-C at the terminal must not end ffmpeg early and so look like a damaged video.
+        os.lseek(descriptor, 0, os.SEEK_SET)
         process = subprocess.Popen(
-            _command(source, options),
-            stdin=subprocess.DEVNULL,
+            _command(found.format, options),
+            stdin=descriptor,
             stdout=subprocess.PIPE,
             stderr=messages,
             start_new_session=True,
         )
-        assert process.stdout is not None
-        expired = threading.Event()
-        watchdog = threading.Timer(options.timeout, lambda: (expired.set(), process.kill()))
-        watchdog.start()
-        sizes, crc32 = [], []
-        try:
-            for packet in jpeg_packets(process.stdout):
-                sink.write(packet)
-                sizes.append(len(packet))
-                crc32.append(zlib.crc32(packet))
-            process.wait()
-        finally:
-            watchdog.cancel()
-            process.kill()
-            process.stdout.close()
+        with process, _killed_when(due, process):
+            assert process.stdout is not None
+            try:
+                for packet in jpeg_packets(process.stdout):
+                    sink.write(packet)
+                    sizes.append(len(packet))
+                    crc32.append(zlib.crc32(packet))
+            except ValueError as error:
+                raise UsageError(f"{executable()} does not write what it was asked for: {error}") from None
             process.wait()
         messages.seek(0)
-        said = _without_repeats(messages.read(20_000).decode(errors="replace"))
-    if expired.is_set():
+        said = _messages(messages)
+    if process.returncode == -signal.SIGKILL and due():
+        if stopped():
+            raise Interrupted
         raise Unreadable(f"not done after {options.timeout:g} s", said)
-    if process.returncode in (-signal.SIGKILL, -signal.SIGTERM):
-        raise DataError(f"ffmpeg was killed while it read {source} (out of memory?): run the same command again")
+    _check_exit(source, process.returncode, said)
     if not sizes:
         raise Unreadable("no frame could be decoded", said)
-    if len(sizes) != found.packets:
-        _check_by_decoding(source, len(sizes), found.packets, said)
+    # ffmpeg exits with 0 when it could not decode a packet, but says so. Fewer frames than packets without a word
+    # are no loss: two fields make a frame, or one is hidden.
+    if process.returncode != 0 or (said and len(sizes) < found.packets):
+        raise Unreadable(f"damaged: {len(sizes)} of {found.packets} frames could be decoded", said)
     return found, Packets(np.array(sizes, np.int32), np.array(crc32, np.uint32), options.width, options.height)
 
 
-def _without_repeats(messages: str) -> str:
-    """ffmpeg's messages on one line, each once, without the addresses that differ from run to run."""
-    lines = (re.sub(r" @ 0x[0-9a-f]+", "", line) for line in messages.splitlines())
-    return " | ".join(dict.fromkeys(lines))[:2000]
+@contextmanager
+def _killed_when(due: Callable[[], bool], process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process as soon as ``due()``, and at the end of the block in any case."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(_SECONDS_BETWEEN_LOOKS):
+            if due():
+                process.kill()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        process.kill()
 
 
-def _command(source: Path, options: EncodeOptions) -> list[str]:
-    """The ffmpeg command line: one thread, no input but the file, one packet per frame whatever the timestamps."""
-    stream = ffmpeg.input(f"file:{source}", threads=1, protocol_whitelist="file").output(
+def _check_exit(source: Path, code: int, said: str) -> None:
+    """Tell what is wrong with a video from what is wrong with ffmpeg, or was done to it."""
+    if code in _KILLED:
+        raise DataError(f"ffmpeg was killed while it read {source} (out of memory?): run the same command again")
+    if code < 0:
+        raise Unreadable(f"ffmpeg crashed: {signal.Signals(-code).name}", said)
+
+
+def _messages(log: Iterable[bytes]) -> str:
+    """ffmpeg's messages on one line, the same from run to run: without addresses, the first of each of its parts.
+
+    The parts log from threads of their own, so that the order between them is not always the same.
+    """
+    parts: dict[str, dict[str, None]] = defaultdict(dict)
+    for line in log:
+        text = re.sub(r" @ 0x[0-9a-f]+", "", line.decode(errors="replace").strip())
+        part = parts[text.partition("]")[0] if text.startswith("[") else ""]
+        if len(part) < _MESSAGES_PER_PART:
+            part[text] = None
+    return " | ".join(text for name in sorted(parts) for text in parts[name])
+
+
+def _command(container_format: str, options: EncodeOptions) -> list[str]:
+    """The ffmpeg command line: a file as standard input, one thread, one packet per frame whatever the timestamps.
+
+    The frames are numbered anew, since the encoder refuses the timestamps that some sources have. Where the format
+    is given as yuvj420p, ffmpeg 7.0 leaves the colour matrix as it was.
+    """
+    stream = ffmpeg.input(
+        "file:/dev/stdin", format=container_format.partition(",")[0], threads=1, protocol_whitelist="file"
+    ).output(
         "pipe:1",
         map="0:V:0",
-        vf=f"scale={options.width}:{options.height}:flags=bicubic:out_color_matrix=bt601:out_range=full,format=yuvj420p",
+        vf=f"scale={options.width}:{options.height}:flags={_SCALER}:out_color_matrix=bt601:out_range=full,"
+        "format=yuv420p,settb=1/1000,setpts=N",
         fps_mode="passthrough",
+        enc_time_base="1/1000",
         vcodec="mjpeg",
         threads=1,
         filter_threads=1,
@@ -209,20 +320,10 @@ def _command(source: Path, options: EncodeOptions) -> list[str]:
         map_metadata=-1,
         format="mjpeg",
     )
-    return stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error").compile(cmd=executable())
-
-
-def _check_by_decoding(source: Path, written: int, packets: int, said: str) -> None:
-    """A packet need not be a frame (fields, packed B-frames): where the counts differ, decode and count."""
-    decoded, error_text = 0, ""
-    try:
-        with av.open(f"file:{source}", options={"protocol_whitelist": "file"}) as container:
-            for _ in container.decode(video=0):
-                decoded += 1
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        error_text = str(error)
-    if decoded != written or error_text:
-        raise Unreadable(f"damaged: {written} of {packets} frames could be decoded", said or error_text)
+    command: list[str] = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "repeat+error").compile(
+        cmd=executable()
+    )
+    return command
 
 
 def jpeg_packets(stream: IO[bytes]) -> Iterator[bytes]:

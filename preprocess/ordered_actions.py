@@ -84,7 +84,8 @@ def draw_frames(order: tuple[int, ...], draws: np.random.Generator) -> np.ndarra
     distance = np.sqrt(down[:, :, None] ** 2 + right[:, None, :] ** 2)
     inside = np.clip(_RADIUS + 0.5 - distance, 0, 1).astype(np.float32)[..., None]
     frames += inside * (colours[place][:, None, None, :] - frames)
-    return np.clip(frames, 0, 255).round().astype(np.uint8)
+    pictures: np.ndarray = np.clip(frames, 0, 255).round().astype(np.uint8)
+    return pictures
 
 
 def _texture(draws: np.random.Generator) -> np.ndarray:

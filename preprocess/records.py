@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 _UNSAFE = re.compile(r"[^\w-]")
+_HASHED = re.compile(r"-[0-9a-f]{16}$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_PART = 80
 
 
@@ -36,22 +38,23 @@ class Listing:
 
 
 def printable(path: Path | str) -> str:
-    """A path as text that UTF-8 can hold: bytes that are no UTF-8 come out as ``\\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as one line of text: bytes that are no UTF-8 and control characters come out as ``\\xNN``, ``\\n``."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def safe_key(*parts: str) -> str:
     """A key from names that may hold anything.
 
-    Each part keeps letters of any script, digits, ``_`` and ``-``. A part that had to be changed, or cut, ends in
-    eight hexadecimal digits of a hash of what it was, so that two names never fall on one key. Dots go too:
-    WebDataset splits a member's name at the first one.
+    Each part keeps letters of any script, digits, ``_`` and ``-``. A part that had to be changed or cut, or that
+    looks as if it had been, ends in 16 hexadecimal digits of a hash of what it was: two names do not fall on one
+    key. Dots go too: WebDataset splits a member's name at the first one.
     """
     kept = []
     for part in parts:
         clean = _UNSAFE.sub("_", printable(part))[:_LONGEST_PART] or "_"
-        if clean != part:
-            clean += "-" + hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
+        if clean != part or _HASHED.search(clean):
+            clean += "-" + hashlib.sha256(os.fsencode(part)).hexdigest()[:16]
         kept.append(clean)
     return "/".join(kept)
 
@@ -59,8 +62,9 @@ def safe_key(*parts: str) -> str:
 def draw_split(records: Iterable[VideoRecord], val_fraction: float) -> list[VideoRecord]:
     """Give each record a split, ``train`` or ``val``.
 
-    Of each class the videos whose hashed keys come first go to ``val``: the same videos always, whatever else is
-    in the folder. A class of two or more videos has at least one in each split if ``val_fraction`` is above 0.
+    Of each class the videos whose hashed keys come first go to ``val``. So neither the order nor the other classes
+    matter, and one video more in a class moves at most one of the others. A class of two or more videos has at
+    least one in each split if ``val_fraction`` is above 0.
     """
     by_label: dict[tuple[int, ...], list[VideoRecord]] = defaultdict(list)
     for record in records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -12,17 +13,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from preprocess.errors import DataError, Interrupted
+from preprocess.errors import DataError, Interrupted, UsageError
 from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import (
     FORMAT,
@@ -54,7 +54,7 @@ class Summary:
         splits = ", ".join(f"{count} {split}" for split, count in self.videos.items())
         said = f"{self.data}: {splits} videos, {self.frames:,} frames, {self.size / 1e6:,.0f} MB"
         when = "already complete" if self.already_done else f"{self.seconds:.0f} s"
-        rejected = [f"rejected {count}: {reason}" for reason, count in self.rejected.items()]
+        rejected = [f"rejected {count}: {reason}" for reason, count in sorted(self.rejected.items())]
         where = [f"rejected videos: {self.data / 'rejected.jsonl'}"] if rejected else []
         return [f"note: {note}" for note in self.notes] + rejected + where + [f"{said} ({when})"]
 
@@ -76,23 +76,27 @@ def preprocess(
     ``on_video`` is called for each video of this run, with whether it was taken.
 
     Raises DataError if ``data`` holds something else, was begun with other options, or no video could be read;
-    and if the disk is full. Raises Interrupted on Ctrl-C or SIGTERM.
+    and if the disk is full. Raises UsageError if ``data`` lies among the videos, or without an ffmpeg to run.
+    Raises Interrupted on Ctrl-C or SIGTERM.
     """
     began = time.monotonic()
+    if data.resolve().is_relative_to(listing.root.resolve()):
+        raise UsageError(f"{data} lies inside {listing.root}, where it would count as videos: choose another --out")
     settings = _settings(listing, options, val_fraction, shard_size)
-    if (data / "dataset.json").exists():
-        _refuse_other_settings(data, read_dataset(data).options, settings)
-        return _summary(data, listing, began, already_done=True)
-    with _folder_of_this_run(data, settings):
-        plans = plan_shards(data, listing.root, listing.records, options, shard_size)
-        open_plans = [plan for plan in plans if not plan.part.exists()]
-        left = sum(len(plan.records) for plan in open_plans)
-        on_start(len(listing.records), len(listing.records) - left)
-        with _disk_full_said_plainly(data):
-            _write_shards(open_plans, workers, on_video)
-            _finish(data, listing, plans, settings)
-    shutil.rmtree(data / BUILDING)
-    return _summary(data, listing, began)
+    already_done = (data / "dataset.json").exists()
+    if not already_done:
+        with _folder_of_this_run(data, settings):
+            plans = plan_shards(data, listing.root, listing.records, options, shard_size)
+            open_plans = [plan for plan in plans if not plan.part.exists()]
+            left = sum(len(plan.records) for plan in open_plans)
+            on_start(len(listing.records), len(listing.records) - left)
+            with _disk_full_said_plainly(data):
+                _write_shards(open_plans, workers, on_video)
+                _finish(data, listing, plans, settings)
+    _refuse_other_settings(data, read_dataset(data).options, settings)
+    # Also what a run left that was killed at this point.
+    shutil.rmtree(data / BUILDING, ignore_errors=True)
+    return _summary(data, listing, began, already_done)
 
 
 def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, shard_size: int | None) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, sha
     digest = hashlib.sha256()
     for record in listing.records:
         about = [record.key, relative_source(listing.root, record.source), record.labels, record.split]
-        digest.update(json.dumps([*about, record.source.stat().st_size]).encode())
+        digest.update(json.dumps([*about, _size(record.source)]).encode())
     return {
         "v4d": VERSION,
         "ffmpeg": version(),
@@ -111,6 +115,14 @@ def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, sha
         "shard_size": shard_size,
         **{name: value for name, value in asdict(options).items() if name != "timeout"},
     }
+
+
+def _size(source: Path) -> int:
+    """Size of a source in bytes, -1 for a link that leads nowhere."""
+    try:
+        return source.stat().st_size
+    except OSError:
+        return -1
 
 
 def _refuse_other_settings(data: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -151,64 +163,68 @@ def _disk_full_said_plainly(data: Path) -> Iterator[None]:
         ) from None
 
 
-# State of a worker process, set once when it starts.
-_progress: SimpleQueue[bool | None]
-_stop: Event
+# State of a worker process, set once when it starts. Shared memory without a lock says when to stop: a worker that
+# is killed cannot take a lock with it.
+_progress: SimpleQueue[bool]
+_stop: ctypes.c_bool
 
 
-def _start_worker(progress: SimpleQueue[bool | None], stop: Event) -> None:
+def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A main process killed with SIGKILL tells nobody: without this its workers would wait for work for ever."""
     parent = parent_process()
     assert parent is not None
-    # A main process killed with SIGKILL tells nobody: without this its workers would wait for work for ever.
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    parent.join()
+    os._exit(1)
 
 
 def _work(plan: ShardPlan) -> None:
-    def on_video(taken: bool) -> None:
-        _progress.put(taken)
-        if _stop.is_set():
-            raise Interrupted("stopped: the same command goes on from there")
-
-    write_shard(plan, on_video)
+    write_shard(plan, _progress.put, lambda: _stop.value)
 
 
 def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool], None]) -> None:
     if not plans:
         return
     context = get_context("spawn")
-    progress: SimpleQueue[bool | None] = context.SimpleQueue()
-    stop = context.Event()
-    listener = threading.Thread(target=lambda: [on_video(t) for t in iter(progress.get, None) if t is not None])
-    listener.start()
+    progress: SimpleQueue[bool] = context.SimpleQueue()
+    stop = context.RawValue(ctypes.c_bool, False)
+
+    def report() -> None:
+        while not progress.empty():
+            on_video(progress.get())
+
     # Most videos first: the last shards to finish are then short ones.
     plans = sorted(plans, key=lambda plan: -len(plan.records))
-    try:
-        with (
-            _stop_signals() as asked,
-            ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
-        ):
-            waiting = {executor.submit(_work, plan) for plan in plans}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    if asked.is_set():
-                        raise Interrupted("stopped: the same command goes on from there")
-            finally:
-                stop.set()
-                executor.shutdown(wait=True, cancel_futures=True)
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process was killed (out of memory?): run the same command again, with fewer --workers"
-        ) from None
-    finally:
-        progress.put(None)
-        listener.join()
+    with (
+        _stop_signals() as asked,
+        ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
+    ):
+        waiting = {executor.submit(_work, plan) for plan in plans}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                report()
+                if asked.is_set():
+                    raise Interrupted
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            # SIGTERM may reach the workers first, as from a job scheduler that sends it to every process.
+            if asked.wait(1.0):
+                raise Interrupted from None
+            raise DataError(
+                "a worker process was killed (out of memory?): run the same command again, with fewer --workers"
+            ) from None
+        finally:
+            stop.value = True
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
@@ -260,12 +276,12 @@ def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict
         "splits": splits,
     }
     with replace_atomically(data / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _summary(data: Path, listing: Listing, began: float, already_done: bool = False) -> Summary:
+def _summary(data: Path, listing: Listing, began: float, already_done: bool) -> Summary:
     dataset = read_dataset(data)
-    reasons = [json.loads(line)["reason"] for line in (data / "rejected.jsonl").read_text().splitlines()]
+    rejected = [json.loads(line)["reason"] for line in (data / "rejected.jsonl").read_text().splitlines()]
     present = {
         label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels
     }
@@ -276,7 +292,7 @@ def _summary(data: Path, listing: Listing, began: float, already_done: bool = Fa
         videos={split: about["videos"] for split, about in dataset.splits.items()},
         frames=sum(about["frames"] for about in dataset.splits.values()),
         size=sum(shard["bytes"] for about in dataset.splits.values() for shard in about["shards"]),
-        rejected=dict(Counter(reasons)),
+        rejected=dict(Counter(reason.partition(":")[0] for reason in rejected)),
         notes=(*listing.notes, *notes),
         seconds=time.monotonic() - began,
         already_done=already_done,

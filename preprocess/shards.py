@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
+from preprocess.errors import Interrupted
 from preprocess.ffmpeg import EncodeOptions, Packets, Probe, Unreadable, encode
 from preprocess.index import (
     CODEC_SUFFIX,
@@ -80,11 +81,12 @@ def plan_shards(
     return plans
 
 
-def write_shard(plan: ShardPlan, on_video: Callable[[bool], None]) -> None:
+def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Callable[[], bool]) -> None:
     """Encode a shard's videos and write its tar, then its part of the index.
 
     Neither file appears under its name before it is complete and on disk. ``on_video`` is called after each video
-    with whether it was taken. Raises OSError when the disk does not take the shard.
+    with whether it was taken. Raises OSError when the disk does not take the shard, Interrupted soon after
+    ``stopped()`` is true, and what else ``encode`` raises but Unreadable.
     """
     rows: list[VideoRow] = []
     rejected: list[dict[str, str]] = []
@@ -93,9 +95,11 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None]) -> None:
     with replace_atomically(plan.tar) as temporary:
         with open(temporary, "wb") as file:
             for record in plan.records:
-                with tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=scratch) as packets:
+                if stopped():
+                    raise Interrupted
+                with tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=str(scratch)) as packets:
                     try:
-                        found, encoded = encode(record.source, plan.options, packets)
+                        found, encoded = encode(record.source, plan.options, packets, stopped)
                     except Unreadable as why:
                         rejected.append(_rejected(plan, record, why))
                         on_video(False)
