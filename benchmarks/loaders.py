@@ -1,6 +1,6 @@
 """How fast the loaders are alone, and beside a training step: videos/s for a dataset on this machine.
 
-    python benchmarks/loaders.py DATA [--gpu] [--batch 64] [--threads 8] [--seconds 10]
+python benchmarks/loaders.py DATA [--gpu] [--batch 64] [--threads 8] [--seconds 10]
 """
 
 from __future__ import annotations

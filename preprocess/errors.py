@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class V4dError(Exception):
     """Ends a command. The message is one line: which file or option, and what to do about it."""
@@ -30,3 +35,21 @@ class Interrupted(V4dError):
 
     def __init__(self, message: str = "stopped: the same command goes on from there") -> None:
         super().__init__(message)
+
+
+@contextmanager
+def stop_signals(listen: bool = True) -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event for the length of the block.
+
+    Off the main thread, where Python hears no signals, and without ``listen`` the event is never set.
+    """
+    asked = threading.Event()
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,7 +22,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from preprocess.errors import DataError, Interrupted, UsageError
+from preprocess.errors import DataError, Interrupted, UsageError, stop_signals
 from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import (
     FORMAT,
@@ -203,7 +203,7 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
     # Most videos first: the last shards to finish are then short ones.
     plans = sorted(plans, key=lambda plan: -len(plan.records))
     with (
-        _stop_signals() as asked,
+        stop_signals() as asked,
         ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
     ):
         waiting = {executor.submit(_work, plan) for plan in plans}
@@ -225,21 +225,6 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
         finally:
             stop.value = True
             executor.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event for as long as shards are written."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict[str, Any]) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import Batch, EvalLoader, TrainLoader
-from preprocess.errors import DataError, Interrupted, UsageError, V4dError
+from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import Recipe
@@ -107,7 +104,8 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
 
     with (
         TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
-        _stop_asked(place) as stop_asked,
+        # Several ranks would have to agree on the step: there a signal ends the run at its last checkpoint.
+        stop_signals(listen=place.ranks == 1) as stop_asked,
     ):
         pending = _Steps(first_step, [], [], time.monotonic(), [])
         batches = iter(loader)
@@ -255,18 +253,3 @@ def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place) -> flo
         dist.all_reduce(counts)
     correct, videos = counts.tolist()
     return float(correct / videos)
-
-
-@contextmanager
-def _stop_asked(place: Place) -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event that is looked at after each step."""
-    asked = threading.Event()
-    if place.ranks > 1 or threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
