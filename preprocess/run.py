@@ -172,8 +172,6 @@ _stop: ctypes.c_bool
 def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -206,8 +204,11 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
         stop_signals() as asked,
         ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
     ):
-        waiting = {executor.submit(_work, plan) for plan in plans}
         try:
+            # Workers are born with Ctrl-C blocked, which is the main process's to hear.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            waiting = {executor.submit(_work, plan) for plan in plans}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 report()

@@ -160,6 +160,14 @@ def test_stop_does_not_wait_for_the_shard(videos, tmp_path):
     assert list(train.iterdir()) == []
 
 
+def test_stop_while_workers_start(videos, tmp_path):
+    command = Command(videos, tmp_path / "data")
+    while len(command.descendants("spawn_main")) < 2:
+        assert command.process.poll() is None
+    interrupt_group(command)
+    assert command.end() == (130, STOPPED)
+
+
 def assert_no_file_is_half_written(data, whole):
     for name, digest in tree(data).items():
         if not name.startswith(".building/") and not name.endswith(".tmp"):

@@ -111,7 +111,9 @@ def test_a_process_that_fails_says_so_in_a_line(dataset, tmp_path):
 
 
 def test_it_learns_what_it_is_shown(dataset, tmp_path):
-    recipe = load_recipe("demo", ("model.base_width=8", "train.global_batch=6", "optim.epochs=25", "data.scales=[1.0]"))
+    recipe = load_recipe(
+        "demo", ("model.base_width=8", "train.global_batch=6", "optim.epochs=25", "optim.lr=0.03", "data.scales=[1.0]")
+    )
     train(recipe, dataset.root, tmp_path / "run", gpus=0)
     first, last = losses(tmp_path / "run")[:4], losses(tmp_path / "run")[-4:]
     assert sum(loss for _, loss, *_ in last) < 0.6 * sum(loss for _, loss, *_ in first)
