@@ -76,12 +76,15 @@ def preprocess(
     ``on_video`` is called for each video of this run, with whether it was taken.
 
     Raises DataError if ``data`` holds something else, was begun with other options, or no video could be read;
-    and if the disk is full. Raises UsageError if ``data`` lies among the videos, or without an ffmpeg to run.
+    and if the disk is full. Raises UsageError if ``data`` lies among the videos or its name is no UTF-8, and without
+    an ffmpeg to run.
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
     began = time.monotonic()
     if data.resolve().is_relative_to(listing.root.resolve()):
         raise UsageError(f"{data} lies inside {listing.root}, where it would count as videos: choose another --out")
+    if str(data).encode(errors="ignore") != os.fsencode(data):
+        raise UsageError(f"{printable(data)} is no UTF-8, which Arrow cannot open: choose another --out")
     settings = _settings(listing, options, val_fraction, shard_size)
     already_done = (data / "dataset.json").exists()
     if not already_done:
@@ -207,8 +210,10 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
         try:
             # Workers are born with Ctrl-C blocked, which is the main process's to hear.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            waiting = {executor.submit(_work, plan) for plan in plans}
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            try:
+                waiting = {executor.submit(_work, plan) for plan in plans}
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 report()

@@ -1,7 +1,9 @@
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -194,6 +196,18 @@ def test_folder_among_the_videos_is_refused(videos, inside):
     with pytest.raises(UsageError, match="where it would count as videos"):
         do(videos, videos / inside)
     assert tree(videos) == before
+
+
+def test_folder_with_a_name_that_is_no_utf8_is_refused(videos, tmp_path):
+    with pytest.raises(UsageError, match=r"data\\xff is no UTF-8, which Arrow cannot open"):
+        do(videos, Path(os.fsdecode(os.fsencode(tmp_path) + b"/data\xff")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_with_an_awkward_name(videos, finished, tmp_path):
+    data = tmp_path / "-new\nline 漢字 %d"
+    do(videos, data)
+    assert tree(data) == tree(finished)
 
 
 def test_no_video_is_readable(videos, tmp_path):

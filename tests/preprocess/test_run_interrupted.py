@@ -78,7 +78,7 @@ def videos(video, tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
     for name in ("a", "b"):
         (root / name).mkdir()
-        for i in range(5):
+        for i in range(4):
             (root / name / f"{i}.mp4").write_bytes(video("h264.mp4").read_bytes())
         (root / name / "damaged.mp4").write_bytes(video("h264.mp4").read_bytes()[:-400])
     return root
@@ -164,6 +164,7 @@ def test_stop_while_workers_start(videos, tmp_path):
     command = Command(videos, tmp_path / "data")
     while len(command.descendants("spawn_main")) < 2:
         assert command.process.poll() is None
+    time.sleep(0.2)
     interrupt_group(command)
     assert command.end() == (130, STOPPED)
 
