@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from v4d.evaluate import Accuracy
 
 _PATH = click.Path(path_type=Path)
-_console = Console(highlight=False, soft_wrap=True)
+_console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class _Group(click.Group):
@@ -35,6 +35,9 @@ class _Group(click.Group):
                 raise
             click.echo(f"v4d: {error}", err=True)
             context.exit(error.exit_code if isinstance(error, V4dError) else 1)
+        except KeyboardInterrupt:
+            click.echo("v4d: stopped", err=True)
+            context.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -63,7 +66,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> t
 @click.option("--out", type=_PATH, help="Folder for the dataset  [default: shards/NAME]")
 @click.option(
     "--val-fraction",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=click.FloatRange(0, 0.99),
     default=0.2,
     help="Share of each class to hold out, where there is no split.",
 )
@@ -157,8 +160,11 @@ def train(
     from v4d.runs import choose_recipe, choose_run_to_train
 
     gpus = choose_gpus(gpus)
+    if gpus and procs > 1:
+        raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
     dataset = read_dataset(data or choose_dataset())
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
+    chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)
     _train(chosen, dataset.root, run, gpus, procs)
     _console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
@@ -177,7 +183,9 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int) -> None
 
 @main.command("eval")
 @click.argument("run", type=_PATH, required=False)
-@click.option("--u-infer", type=click.IntRange(1), default=10, help="Action units taken of each video (Algorithm 1).")
+@click.option(
+    "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video (Algorithm 1)."
+)
 @click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one the run was trained on]")
 @click.option("--split", default="val", help="Split to evaluate.")
 @click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time.")
@@ -214,7 +222,7 @@ def _evaluate(run: Path, u_infer: int, gpus: int, data: Path | None, split: str,
     from v4d.evaluate import evaluate as work
 
     device = torch.device("cuda" if gpus else "cpu")
-    _console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, 3 crops, on {device.type}")
+    _console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
     began = time.monotonic()
     result = work(
         run, units_infer=u_infer, device=device, root=data, split=split, batch=batch, out=out, console=_console

@@ -21,10 +21,12 @@ from pipelines.order import rank_slice, steps_per_epoch, train_order
 from pipelines.packets import PacketReader
 from pipelines.randomness import Purpose, uniform
 from pipelines.sampling import centred_units, fit_stride, random_units
+from preprocess.errors import DataError
 from preprocess.index import Dataset, Index, VideoRow
 
 _BATCHES_READ_AHEAD = 3
 _READERS = 4
+_BATCHES_IN_USE = 4
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class TrainLoader:
         ranks: int = 1,
         threads: int | None = None,
     ) -> None:
-        """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
+        """Open a split. Raises DataError if it is missing or empty, ValueError if ``ranks`` do not divide the batch."""
         self.index = dataset.split(split)
+        if not len(self.index):
+            raise DataError(f"the split '{split}' of {dataset.root} holds no video to train on")
         self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
         self._sampling, self._seed, self._global_batch = sampling, seed, global_batch
         self._first_step, self._rank, self._ranks = first_step, rank, ranks
@@ -115,6 +119,10 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return self._decode(self._batches())
+
+    def videos_in(self, step: int) -> int:
+        """How many videos of the split the global batch of a step holds, without the rows that fill it up."""
+        return min(self._global_batch, len(self.index) - step % self.steps_per_epoch * self._global_batch)
 
     def _batches(self) -> Iterator[list[_Sample]]:
         step, epoch, order = self._first_step, -1, np.empty(0, np.int64)
@@ -161,6 +169,11 @@ class EvalLoader:
         rank_slice(np.arange(1), 0, global_batch, rank, ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
         self._decode = _Decoder(self.index, sampling, global_batch // ranks, len(self._crops), resize, device, threads)
+
+    @property
+    def crops(self) -> int:
+        """How many crops of each video a batch holds."""
+        return len(self._crops)
 
     def __len__(self) -> int:
         return steps_per_epoch(len(self.index), self._global_batch)
@@ -210,13 +223,25 @@ class _Decoder:
                 device=self._device,
                 threads=self._threads,
             )
+            # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
+            # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
+            in_use: deque[tuple[torch.cuda.Event, Batch]] = deque()
             try:
                 while True:
                     try:
                         outputs = graph.run()
                     except StopIteration:
                         return
-                    yield self._batch(planned.popleft(), outputs)
+                    batch = self._batch(planned.popleft(), outputs)
+                    yield batch
+                    if self._device.type == "cuda":
+                        queued = torch.cuda.Event()
+                        queued.record(torch.cuda.current_stream(self._device))
+                        in_use.append((queued, batch))
+                        if len(in_use) > _BATCHES_IN_USE:
+                            in_use[0][0].synchronize()
+                        while in_use and in_use[0][0].query():
+                            in_use.popleft()
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy as np
 from preprocess.errors import DataError
 from preprocess.index import VideoRow, shard_name
 
-_SHARDS_HELD_OPEN = 4096
+# A map holds a file descriptor, of which a process may commonly have 1024; to map a shard again costs microseconds.
+_SHARDS_HELD_OPEN = 256
 
 
 class PacketReader:
@@ -20,7 +21,7 @@ class PacketReader:
 
     def __init__(self, split_root: Path) -> None:
         self._root = split_root
-        self._map = lru_cache(maxsize=_SHARDS_HELD_OPEN)(self._open)
+        self._map = lru_cache(maxsize=_SHARDS_HELD_OPEN)(partial(_open, split_root))
 
     def read(self, row: VideoRow, frames: np.ndarray) -> list[np.ndarray]:
         """The packets of ``frames``, 0 to ``row.frames`` - 1, in the order asked for: views of the shard, uint8.
@@ -44,10 +45,11 @@ class PacketReader:
                 read[frame] = packet
         return [read[frame] for frame in frames.tolist()]
 
-    def _open(self, shard: int) -> np.ndarray:
-        path = self._root / shard_name(shard)
-        try:
-            with open(path, "rb") as file:
-                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}): restore that file, or preprocess again") from None
+
+def _open(split_root: Path, shard: int) -> np.ndarray:
+    path = split_root / shard_name(shard)
+    try:
+        with open(path, "rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): restore that file, or preprocess again") from None

@@ -14,10 +14,12 @@ This is the one module of ``preprocess`` that ``pipelines`` and ``v4d`` import.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -182,6 +184,17 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
             self.temporary.unlink(missing_ok=True)
             raise
         fsync(self.path.parent)
+
+
+@contextmanager
+def held(path: Path, whose: str) -> Iterator[None]:
+    """Hold the lock file ``path`` for the length of the block. Raises DataError, with ``whose``, if somebody does."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{whose}: wait for it, or stop it") from None
+        yield
 
 
 def fsync(path: Path) -> None:

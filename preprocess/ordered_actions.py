@@ -2,8 +2,8 @@
 
 Each quarter of a video shows one sub-action: a disc of one colour that moves one way, over a textured background
 that drifts. Background, drift, place and speed are drawn anew for each video, and the background's phase too, so
-that a single action unit says which sub-action it shows but neither where in the video it lies nor, thereby,
-anything about the class. Only what relates units to each other can tell the classes apart.
+that an action unit inside a quarter, as in training, says which sub-action it shows but neither where in the video it
+lies nor, thereby, anything about the class. Only what relates units to each other can tell the classes apart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from preprocess.records import Listing
 SIZE = 48
 FRAMES = 128
 FPS = 25
-# Six of the 24 orders: each sub-action comes first, and last, in some class, and no order is another's prefix.
+# Six of the 24 orders; each sub-action comes first, and last, in some class.
 ORDERS = ((0, 1, 2, 3), (0, 3, 2, 1), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0), (2, 1, 3, 0))
 _NAMES = ("right", "left", "up", "down")
 _COLOURS = np.array([[230, 60, 50], [60, 200, 70], [70, 90, 240], [240, 210, 60]], np.float32)
@@ -57,8 +57,12 @@ def render(root: Path, per_class: dict[str, int], seed: int, workers: int, on_vi
         on_video()
 
     with ThreadPoolExecutor(workers) as executor:
-        for written in [executor.submit(write, *one) for one in wanted]:
-            written.result()
+        writing = [executor.submit(write, *one) for one in wanted]
+        try:
+            for written in writing:
+                written.result()
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def list_videos(root: Path) -> Listing:

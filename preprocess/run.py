@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import (
     FORMAT,
     VERSION,
+    held,
     read_dataset,
     replace_atomically,
     sha256_of,
@@ -141,11 +141,7 @@ def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
     if data.exists() and not building.exists() and any(data.iterdir()):
         raise DataError(f"{data} is not empty and no v4d dataset: choose another --out")
     building.mkdir(parents=True, exist_ok=True)
-    with open(building / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{data} is being written by another v4d preprocess: wait for it, or stop it") from None
+    with held(building / "lock", f"{data} is being written by another v4d preprocess"):
         if plan.exists():
             _refuse_other_settings(data, json.loads(plan.read_bytes()), settings)
         else:

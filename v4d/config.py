@@ -6,7 +6,7 @@ import difflib
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,10 @@ else:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Residual blocks of res2 to res5.
+RESIDUAL_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 class FitsConfig(_Section):
@@ -39,7 +43,7 @@ class DataConfig(_Section):
     fit_stride: bool = False
     train_crop: int = Field(224, ge=16)
     test_crop: int = Field(256, ge=16)
-    scales: tuple[float, ...] = SCALES
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(SCALES, min_length=1)
 
     def train_sampling(self) -> Sampling:
         """What the training pipeline takes from each video."""
@@ -71,7 +75,7 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        blocks = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[self.depth]
+        blocks = RESIDUAL_BLOCKS[self.depth]
         places = [f"res{stage}.{i}" for stage, count in enumerate(blocks, 2) for i in range(count)]
         for place in self.blocks_4d:
             if place not in places:
@@ -95,17 +99,29 @@ class OptimConfig(_Section):
     gamma: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> OptimConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class TrainConfig(_Section):
     """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last)."""
 
     global_batch: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_every: int = Field(200, ge=1)
     validate_every: int = Field(5, ge=0)
+
+    def share_of(self, ranks: int) -> int:
+        """Videos of a global batch on each rank. Raises UsageError if they do not divide evenly."""
+        if self.global_batch % ranks:
+            raise UsageError(f"train.global_batch = {self.global_batch} does not divide over {ranks} processes")
+        return self.global_batch // ranks
 
 
 class Recipe(_Section):

@@ -92,6 +92,7 @@ def evaluate(
     if not len(loader.index):
         raise DataError(f"the split '{split}' of {dataset.root} holds no video")
 
+    out.mkdir(parents=True, exist_ok=True)
     top_k = min(5, model.num_classes)
     top1 = MulticlassAccuracy(model.num_classes, average="micro", ignore_index=-1)
     top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
@@ -121,7 +122,7 @@ def evaluate(
         "dataset": dataset.fingerprint,
         "split": split,
         "u_infer": units_infer,
-        "crops": 3,
+        "crops": loader.crops,
     }
     table = pa.table([keys, labels, scores], schema=SCORES.with_metadata({"v4d": json.dumps(about)}))
     with replace_atomically(out / "scores.arrow") as temporary, pa.OSFile(str(temporary), "wb") as sink:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from preprocess.errors import Interrupted, UsageError, V4dError
+
+# torchrun and the launcher below set it. RANK alone may be a job system's, of another meaning.
+_UNDER_A_LAUNCHER = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Place:
 
 def choose_gpus(asked: int | None) -> int:
     """How many GPUs to use: those asked for, or all there are. Raises UsageError if there are fewer than asked."""
+    # Before CUDA starts: with its default of 8 hardware queues the decoder's many small launches are falsely
+    # serialised with the training stream, which makes a ResNet-18 step 1.29 times slower (H200, DALI 2.4).
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     present = torch.cuda.device_count()
     if asked is not None and asked > present:
         use = f"--gpus {present}" + ("" if present else ", which trains on the CPU")
@@ -53,11 +60,8 @@ def launch(work: Callable[..., None], arguments: tuple[object, ...], gpus: int, 
 
     Under torchrun, or for a single process, it is called in this one. ``work`` must be importable by name.
     """
-    # Before CUDA starts: with its default of 8 hardware queues the decoder's many small launches are falsely
-    # serialised with the training stream, which makes a ResNet-18 step 1.29 times slower (H200, DALI 2.4).
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     count = gpus or processes
-    if "RANK" in os.environ or count == 1:
+    if _UNDER_A_LAUNCHER in os.environ or count == 1:
         work(*arguments)
         return
     # The launcher's own report of a failure is a page long; the process that failed has said why in a line.
@@ -88,15 +92,19 @@ def _say_plainly(work: Callable[..., None], *arguments: object) -> None:
     """In a process of its own: an error that is the user's to mend is one line here too."""
     try:
         work(*arguments)
-    except V4dError as error:
+    except (V4dError, OSError) as error:
         print(f"v4d: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if isinstance(error, V4dError) else 1)
+    except Exception:
+        # A fault of v4d's own. The launcher would keep it to itself.
+        traceback.print_exc()
+        sys.exit(1)
 
 
 @contextmanager
 def this_place(gpus: int) -> Iterator[Place]:
     """This process's place; joins the process group where there are several, and leaves it at the end."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = int(os.environ["WORLD_SIZE"]) if _UNDER_A_LAUNCHER in os.environ else 1
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v4d.config import ModelConfig
+from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.conv4d import Residual4dBlock
 
 # ImageNet's, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
@@ -93,7 +92,7 @@ class V4D(nn.Module):
         block: type[_BasicBlock] | type[_Bottleneck] = _BasicBlock if config.depth == 18 else _Bottleneck
         layers: dict[str, nn.Module] = {"stem": _Stem(config.base_width)}
         channels = config.base_width
-        for stage, count in enumerate(_BLOCKS[config.depth], 2):
+        for stage, count in enumerate(RESIDUAL_BLOCKS[config.depth], 2):
             width, temporal = config.base_width << (stage - 2), 3 if stage >= 4 else 1
             for i in range(count):
                 stride = 2 if i == 0 and stage > 2 else 1

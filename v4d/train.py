@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import Batch, EvalLoader, TrainLoader
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
-from preprocess.index import Dataset, read_dataset
+from preprocess.index import Dataset, held, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches
@@ -47,18 +48,29 @@ class _Steps:
 def train(recipe: Recipe, root: Path, run: Path, gpus: int) -> None:
     """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
 
-    ``run`` gets last.pt, log.jsonl and tensorboard/. Batches, and so the loss curve, depend on the recipe and the
-    dataset alone: not on the number of GPUs, nor on how often the run was stopped.
+    ``run`` gets last.pt, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone, not on the
+    number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since each
+    normalises over its share of the batch.)
 
-    Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together,
-    TrainingError where the loss is not finite.
+    Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together, or another
+    process trains in ``run``; TrainingError where the loss is not finite or the GPU's memory does not suffice.
     """
     with this_place(gpus) as place:
-        _train(recipe, read_dataset(root), run, place, Console(quiet=not place.is_main))
+        console = Console(quiet=not place.is_main, markup=False, highlight=False)
+        dataset = read_dataset(root)
+        run.mkdir(parents=True, exist_ok=True)
+        with held(run / "lock", f"{run} is being trained by another v4d train") if place.is_main else nullcontext():
+            try:
+                _train(recipe, dataset, run, place, console)
+            except torch.OutOfMemoryError:
+                raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
 
 
 def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console) -> None:
     config, device = recipe.train, place.device
+    if len(dataset.classes) < 2:
+        raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
+    share = config.share_of(place.ranks)
     torch.manual_seed(config.seed)
     model = V4D(recipe.model, len(dataset.classes)).to(device)
     if config.channels_last:
@@ -79,8 +91,6 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         )
     compute = torch.compile(parallel) if config.compile else parallel
 
-    if config.global_batch % place.ranks:
-        raise UsageError(f"train.global_batch = {config.global_batch} does not divide over {place.ranks} processes")
     loader = TrainLoader(
         dataset,
         "train",
@@ -95,12 +105,14 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     )
     per_epoch = loader.steps_per_epoch
     steps = recipe.optim.epochs * per_epoch
-    run.mkdir(parents=True, exist_ok=True)
     if first_step >= steps:
         console.print(f"{run} is finished, at step {steps}")
         return
     if first_step:
         console.print(f"going on at step {first_step} of {steps}")
+    has_val = dataset.splits.get("val", {}).get("videos", 0) > 0
+    if not has_val:
+        console.print("there is no validation split: accuracy is that of training alone")
 
     with (
         TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
@@ -120,8 +132,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             lr = learning_rate(recipe.optim, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            valid = min(config.global_batch, len(loader.index) - step % per_epoch * config.global_batch)
-            loss, correct = _forward(compute, batch, recipe, device, valid)
+            loss, correct = _forward(compute, batch, recipe, device, loader.videos_in(step))
             optimizer.zero_grad(set_to_none=True)
             # DDP averages gradients over ranks; each rank's loss is its share of the global mean.
             (loss * place.ranks).backward()
@@ -135,14 +146,15 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             saving = done == steps or stopping or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                _report(log, pending, recipe, place, per_epoch, len(loader.index))
+                _report(log, pending, recipe, place, loader)
                 pending = _Steps(done, [], [], time.monotonic(), [])
-            if saving and place.is_main:
-                _save(run, done, recipe, dataset, model, optimizer)
-            if at_epoch_end and _validates(recipe, done // per_epoch):
-                top1 = _validate(model, recipe, dataset, place)
+            if has_val and at_epoch_end and _validates(recipe, done // per_epoch):
+                top1 = _validate(model, recipe, dataset, place, share)
                 log.validation({"step": step, "epoch": done // per_epoch, "val_top1": top1})
                 pending = _Steps(done, [], [], time.monotonic(), [])
+            if saving and place.is_main:
+                log.sync()
+                _save(run, done, recipe, dataset, model, optimizer)
             if stopping:
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
 
@@ -159,27 +171,27 @@ def _forward(
     return loss, (logits_BK.argmax(dim=1) == labels_B).sum()
 
 
-def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, per_epoch: int, samples: int) -> None:
+def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> None:
     """Bring the figures of the steps since the last report from the device, and log each step."""
     figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double()])
     if place.ranks > 1:
         dist.all_reduce(figures)
     losses, correct = figures.tolist()
     seconds = time.monotonic() - pending.began
+    videos = [loader.videos_in(pending.first + i) for i in range(len(losses))]
     for i, loss in enumerate(losses):
         step = pending.first + i
+        lr = learning_rate(recipe.optim, step, loader.steps_per_epoch)
         if not math.isfinite(loss):
-            lr = learning_rate(recipe.optim, step, per_epoch)
             raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
-        valid = min(recipe.train.global_batch, samples - step % per_epoch * recipe.train.global_batch)
         log.step(
             {
                 "step": step,
-                "epoch": step // per_epoch + 1,
+                "epoch": step // loader.steps_per_epoch + 1,
                 "loss": loss,
-                "top1": correct[i] / valid,
-                "lr": learning_rate(recipe.optim, step, per_epoch),
-                "videos_per_s": recipe.train.global_batch * len(losses) / seconds,
+                "top1": correct[i] / videos[i],
+                "lr": lr,
+                "videos_per_s": sum(videos) / seconds,
                 "data_wait": sum(pending.waited) / seconds,
             }
         )
@@ -228,16 +240,18 @@ def _validates(recipe: Recipe, epochs_done: int) -> bool:
     return epochs_done == recipe.optim.epochs or (every > 0 and epochs_done % every == 0)
 
 
-def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place) -> float:
-    """Top-1 on the centre crop with as many units as in training; 0 to 1. NaN if there is no validation split."""
-    if not dataset.splits.get("val", {}).get("videos"):
-        return math.nan
+def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place, share: int) -> float:
+    """Top-1 on the centre crop with as many units as in training, 0 to 1."""
+    if place.ranks > 1:
+        # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
     units = recipe.data.units
     loader = EvalLoader(
         dataset,
         "val",
         recipe.data.test_sampling(units),
-        global_batch=place.ranks * max(1, recipe.train.global_batch // place.ranks // 2),
+        global_batch=place.ranks * max(1, share // 2),
         device=place.device,
         crops=1,
         rank=place.rank,

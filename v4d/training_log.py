@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,13 @@ class TrainingLog:
         self._write(record)
         self._curves.add_scalar("val/top1", record["val_top1"], record["step"])
         self._console.print(f"epoch {record['epoch']}: validation top-1 {record['val_top1']:.1%}", highlight=False)
+
+    def sync(self) -> None:
+        """Force to disk what was noted so far."""
+        if self._silent:
+            return
+        os.fsync(self._file.fileno())
+        self._curves.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")

@@ -42,6 +42,9 @@ def test_a_file_is_a_recipe(tmp_path):
         ("demo", 'model.blocks_4d=["res3.7"]', "'res3.7', ResNet-18 has res2.0"),
         ("demo", "model.kernel_4d=[2,3,1,1]", "must be odd extents"),
         ("demo", "model.depth=34", "model.depth"),
+        ("demo", "data.scales=[]", "data.scales"),
+        ("demo", "data.scales=[2.0]", "less than or equal to 1, not 2.0"),
+        ("demo", "optim.momentum=0", "nesterov needs a momentum above 0"),
         ("demo", "data.units=0", "data.units: Input should be greater than or equal to 1, not 0"),
     ],
 )

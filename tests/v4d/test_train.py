@@ -11,11 +11,14 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pipelines import EvalLoader, TrainLoader
 from preprocess.errors import DataError, UsageError
-from preprocess.index import read_dataset
-from v4d.checkpoint import LAST, load_checkpoint
+from preprocess.index import as_record_batch, held, read_dataset, write_index
+from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import load_recipe
+from v4d.network import V4D
 from v4d.train import TrainingError, train
 
 SETTINGS = (
@@ -147,16 +150,95 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, recipe, tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(dataset, recipe, tmp_path, monkeypatch):
-    def full(content, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    save = torch.save
 
-    train(recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"epochs": 1})}), dataset.root, tmp_path, 0)
-    before = (tmp_path / LAST).read_bytes()
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / LAST).write_bytes(before)
-    monkeypatch.setattr(torch, "save", full)
-    checkpoint_run = tmp_path / "new"
-    with pytest.raises(TrainingError, match="No space left on device at step 2; the checkpoint before it is whole"):
-        train(recipe, dataset.root, checkpoint_run, gpus=0)
-    assert not [path for path in checkpoint_run.iterdir() if LAST in path.name]
+    def full_from_the_second_on(content, path):
+        if content["step"] > 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full_from_the_second_on)
+    with pytest.raises(TrainingError, match="No space left on device at step 4; the checkpoint before it is whole"):
+        train(recipe, dataset.root, tmp_path, gpus=0)
+    assert load_checkpoint(tmp_path / LAST).step == 2
+    assert not list(tmp_path.glob(".*.tmp"))
+    monkeypatch.undo()
+    train(recipe, dataset.root, tmp_path, gpus=0)
+    assert [step for step, *_ in losses(tmp_path)] == list(range(12))
+
+
+def test_validation_is_top1_of_the_checkpoint_on_the_centre_crop(dataset, recipe, tmp_path):
+    train(recipe, dataset.root, tmp_path, gpus=0)
+    (said,) = [r["val_top1"] for r in map(json.loads, (tmp_path / "log.jsonl").open()) if "val_top1" in r]
+    checkpoint = load_checkpoint(tmp_path / LAST)
+    model = V4D(recipe.model, 6).eval()
+    load_weights(model, checkpoint, tmp_path)
+    take = recipe.data.test_sampling(recipe.data.units)
+    loader = EvalLoader(dataset, "val", take, global_batch=1, device=torch.device("cpu"))
+    with torch.no_grad():
+        hits = [model(batch.crops[1], take.units).argmax() == batch.labels_B for batch in loader]
+    assert said == pytest.approx(sum(map(bool, hits)) / len(hits))
+
+
+def test_the_first_loss_of_two_processes_is_that_of_the_halves(dataset, tmp_path):
+    run = tmp_path / "run"
+    sets = ["--set", "train.global_batch=8", "--set", "optim.epochs=1", "--set", "model.dropout=0"]
+    subprocess.run([*command(dataset, run, "--procs", "2"), *sets], check=True, capture_output=True)
+    recipe = load_recipe("demo", (*SETTINGS, "model.dropout=0.0"))
+    torch.manual_seed(recipe.train.seed)
+    model = V4D(recipe.model, 6).to(memory_format=torch.channels_last_3d).train()
+    take = recipe.data.train_sampling()
+    batch = next(iter(TrainLoader(dataset, "train", take, global_batch=8, seed=0, device=torch.device("cpu"))))
+    halves = zip(batch.x.chunk(2), batch.labels_B.chunk(2), strict=True)
+    summed = sum(F.cross_entropy(model(x, take.units), labels, reduction="sum") for x, labels in halves)
+    assert losses(run)[0][1] == pytest.approx(summed.item() / 8, rel=1e-4)
+
+
+def with_splits(dataset, to, **videos):
+    """A dataset whose dataset.json and indices say that its splits hold as many videos."""
+    shutil.copytree(dataset.root, to)
+    content = json.loads((to / "dataset.json").read_text())
+    for split, count in videos.items():
+        rows = list(dataset.split(split))[:count]
+        content["splits"][split]["videos"] = write_index(to / split / "index.arrow", [as_record_batch(rows)], {})
+    (to / "dataset.json").write_text(json.dumps(content))
+    return to
+
+
+def test_an_empty_train_split_is_refused(dataset, recipe, tmp_path):
+    with pytest.raises(DataError, match=r"'train' of .* holds no video to train on"):
+        train(recipe, with_splits(dataset, tmp_path / "data", train=0), tmp_path / "run", gpus=0)
+
+
+def test_without_a_val_split_there_is_no_validation(dataset, recipe, tmp_path):
+    train(recipe, with_splits(dataset, tmp_path / "data", val=0), tmp_path / "run", gpus=0)
+    assert "val_top1" not in (tmp_path / "run" / "log.jsonl").read_text()
+    assert len(losses(tmp_path / "run")) == 12
+
+
+def test_one_class_is_refused(dataset, recipe, tmp_path):
+    one = tmp_path / "one"
+    shutil.copytree(dataset.root, one)
+    content = json.loads((one / "dataset.json").read_text())
+    (one / "dataset.json").write_text(json.dumps({**content, "classes": ["only"]}))
+    with pytest.raises(DataError, match="one class only, 'only'"):
+        train(recipe, one, tmp_path / "run", gpus=0)
+
+
+def test_two_runs_do_not_share_a_folder(dataset, recipe, tmp_path):
+    with held(tmp_path / "lock", "x"), pytest.raises(DataError, match="is being trained by another v4d train"):
+        train(recipe, dataset.root, tmp_path, gpus=0)
+
+
+def test_curves_are_written(dataset, recipe, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(recipe, dataset.root, tmp_path, gpus=0)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in curves.Scalars("train/loss")] == pytest.approx(
+        [x for _, x, *_ in losses(tmp_path)]
+    )
+    assert {"train/top1", "train/lr", "train/videos_per_s", "train/data_wait", "val/top1"} <= set(
+        curves.Tags()["scalars"]
+    )
