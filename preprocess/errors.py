@@ -41,15 +41,24 @@ class Interrupted(V4dError):
 def stop_signals(listen: bool = True) -> Iterator[threading.Event]:
     """Turn Ctrl-C and SIGTERM into an event for the length of the block.
 
-    Off the main thread, where Python hears no signals, and without ``listen`` the event is never set.
+    A second signal does what it always did. Off the main thread, where Python hears no signals, and without
+    ``listen`` the event is never set.
     """
     asked = threading.Event()
     if not listen or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {s: signal.signal(s, lambda *_: asked.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def hear(*_: object) -> None:
+        asked.set()
+        restore()
+
+    before = {s: signal.signal(s, hear) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

@@ -78,7 +78,12 @@ def evaluate(
     checkpoint = load_checkpoint(path)
     recipe = checkpoint.recipe
     sections(units_infer, recipe.data.units)
-    dataset = read_dataset(root or Path(checkpoint.dataset))
+    trained_on = Path(checkpoint.dataset)
+    if root is None and not trained_on.exists():
+        raise DataError(f"{trained_on}, which {path} was trained on, is gone: name the dataset with --data")
+    dataset = read_dataset(root or trained_on)
+    if root is None and dataset.fingerprint != checkpoint.fingerprint:
+        console.print(f"note: {trained_on} has been made anew since {path} was trained on it")
     if dataset.classes != checkpoint.classes:
         raise DataError(
             f"{dataset.root} has other classes than {path} was trained on: {_difference(dataset, checkpoint.classes)}"

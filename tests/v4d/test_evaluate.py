@@ -1,6 +1,7 @@
 """Evaluation: accuracy against a count by hand, the dump of scores, checkpoints that do not fit."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -105,6 +106,13 @@ def test_code_in_a_checkpoint_is_never_run(run, tmp_path):
     with pytest.raises(DataError, match=r"last\.pt is damaged or no checkpoint"):
         evaluated(run)
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_dataset_that_is_gone_is_named(run):
+    checkpoint = load_checkpoint(run / LAST)
+    save_checkpoint(run / LAST, replace(checkpoint, dataset="/gone/shards/acts"))
+    with pytest.raises(DataError, match=r"/gone/shards/acts, which .* is gone: name the dataset with --data"):
+        evaluated(run)
 
 
 def test_another_file_of_torch_is_named(run):
