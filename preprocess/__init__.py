@@ -1,1 +1,1 @@
-"""V4D."""
+"""Datasets in, shards out: annotations, ffmpeg, and the format of the shards."""

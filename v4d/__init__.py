@@ -1,1 +1,1 @@
-"""V4D."""
+"""Networks, training and evaluation."""
