@@ -59,6 +59,13 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> t
     return int(width), int(height)
 
 
+def _fraction(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    # click's own range lets NaN through.
+    if not 0 <= value < 1:
+        raise click.BadParameter(f"{value} is no share from 0 to below 1")
+    return value
+
+
 @preprocess.command()
 @click.option(
     "--videos", type=_PATH, help="Folder with CLASS/VIDEO or {train,val}/CLASS/VIDEO  [default: data/NAME/videos]"
@@ -66,7 +73,8 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> t
 @click.option("--out", type=_PATH, help="Folder for the dataset  [default: shards/NAME]")
 @click.option(
     "--val-fraction",
-    type=click.FloatRange(0, 0.99),
+    type=float,
+    callback=_fraction,
     default=0.2,
     help="Share of each class to hold out, where there is no split.",
 )
