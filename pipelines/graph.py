@@ -48,7 +48,7 @@ def crop_graph(
             dtype=[types.UINT8] + [types.FLOAT] * 2 * crops,
             ndim=1,
         )
-        # hw_decoder_load: all pictures to the JPEG engine, which is faster than sharing them with CUDA cores.
+        # hw_decoder_load: all pictures to the JPEG engine, which spares the CPU.
         engine = {"device": "mixed", "hw_decoder_load": 1.0} if on_gpu else {"device": "cpu"}
         pictures_HWC = fn.decoders.image(packets, output_type=types.RGB, **engine)
         outputs = []

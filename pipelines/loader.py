@@ -17,7 +17,7 @@ import torch
 
 from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, multiscale_crop, three_crops
 from pipelines.graph import GraphInput, crop_graph
-from pipelines.order import rank_slice, steps_per_epoch, train_order
+from pipelines.order import rank_share, rank_slice, steps_per_epoch, train_order
 from pipelines.packets import PacketReader
 from pipelines.randomness import Purpose, uniform
 from pipelines.sampling import centred_units, fit_stride, random_units
@@ -114,8 +114,7 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
         self._sampling, self._seed, self._global_batch = sampling, seed, global_batch
         self._first_step, self._rank, self._ranks = first_step, rank, ranks
-        rank_slice(np.arange(1), 0, global_batch, rank, ranks)
-        self._decode = _Decoder(self.index, sampling, global_batch // ranks, 1, True, device, threads)
+        self._decode = _Decoder(self.index, sampling, rank_share(global_batch, ranks), 1, True, device, threads)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._decode(self._batches())
@@ -166,9 +165,9 @@ class EvalLoader:
         # Of square frames the three crops are one and the same.
         is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
         self._crops = range(3) if crops == 3 and not is_square else range(1, 2)
-        rank_slice(np.arange(1), 0, global_batch, rank, ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
-        self._decode = _Decoder(self.index, sampling, global_batch // ranks, len(self._crops), resize, device, threads)
+        share = rank_share(global_batch, ranks)
+        self._decode = _Decoder(self.index, sampling, share, len(self._crops), resize, device, threads)
 
     @property
     def crops(self) -> int:
@@ -244,6 +243,9 @@ class _Decoder:
                             in_use.popleft()
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
+                # The last batches too: DALI's memory serves every pipeline on the device, not this one alone.
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)
 
     def _read(self, sample: _Sample) -> _Read:
         packets = self._reader.read(sample.row, sample.frames)

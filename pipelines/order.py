@@ -17,6 +17,13 @@ def train_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(raw(seed, Purpose.ORDER, epoch, 0, samples), kind="stable")
 
 
+def rank_share(global_batch: int, ranks: int) -> int:
+    """Samples of a global batch on each rank. Raises ValueError if they do not divide evenly."""
+    if global_batch % ranks:
+        raise ValueError(f"a global batch of {global_batch} does not divide over {ranks} ranks")
+    return global_batch // ranks
+
+
 def rank_slice(order: np.ndarray, step: int, global_batch: int, rank: int, ranks: int) -> tuple[np.ndarray, np.ndarray]:
     """The samples of one rank in one step of an epoch.
 
@@ -27,9 +34,7 @@ def rank_slice(order: np.ndarray, step: int, global_batch: int, rank: int, ranks
     Returns the samples and whether each is valid, both (global_batch / ranks,), int64 and bool. Raises ValueError
     if the ranks do not divide the global batch.
     """
-    if global_batch % ranks:
-        raise ValueError(f"a global batch of {global_batch} does not divide over {ranks} ranks")
-    share = global_batch // ranks
+    share = rank_share(global_batch, ranks)
     first = step * global_batch + rank * share
     position = np.arange(first, first + share)
     return order[position % len(order)], position < len(order)

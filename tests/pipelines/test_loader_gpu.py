@@ -11,7 +11,7 @@ from pipelines import EvalLoader, Sampling, TrainLoader
 from preprocess.index import read_dataset
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-# nvJPEG and libjpeg-turbo round the inverse DCT and raise the chroma differently.
+# nvJPEG is not libjpeg-turbo: on an H200 the mean was 0.58 and the largest difference 44.
 MEAN_TOLERANCE, LARGEST_TOLERANCE = 1.5, 64
 
 

@@ -19,6 +19,7 @@ from preprocess.index import as_record_batch, held, read_dataset, write_index
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import load_recipe
 from v4d.network import V4D
+from v4d.schedule import learning_rate
 from v4d.train import TrainingError, train
 
 SETTINGS = (
@@ -181,18 +182,29 @@ def test_validation_is_top1_of_the_checkpoint_on_the_centre_crop(dataset, recipe
     assert said == pytest.approx(sum(map(bool, hits)) / len(hits))
 
 
-def test_the_first_loss_of_two_processes_is_that_of_the_halves(dataset, tmp_path):
-    run = tmp_path / "run"
-    sets = ["--set", "train.global_batch=8", "--set", "optim.epochs=1", "--set", "model.dropout=0"]
+def test_two_processes_take_the_steps_of_their_halves_together(dataset, tmp_path):
+    run, settings = tmp_path / "run", (*SETTINGS, "model.dropout=0.0", "train.global_batch=8", "optim.epochs=1")
+    sets = [part for setting in settings for part in ("--set", setting)]
     subprocess.run([*command(dataset, run, "--procs", "2"), *sets], check=True, capture_output=True)
-    recipe = load_recipe("demo", (*SETTINGS, "model.dropout=0.0"))
+    recipe = load_recipe("demo", settings)
     torch.manual_seed(recipe.train.seed)
     model = V4D(recipe.model, 6).to(memory_format=torch.channels_last_3d).train()
-    take = recipe.data.train_sampling()
-    batch = next(iter(TrainLoader(dataset, "train", take, global_batch=8, seed=0, device=torch.device("cpu"))))
-    halves = zip(batch.x.chunk(2), batch.labels_B.chunk(2), strict=True)
-    summed = sum(F.cross_entropy(model(x, take.units), labels, reduction="sum") for x, labels in halves)
-    assert losses(run)[0][1] == pytest.approx(summed.item() / 8, rel=1e-4)
+    take, optim = recipe.data.train_sampling(), recipe.optim
+    optimizer = torch.optim.SGD(
+        model.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov
+    )
+    expected = []
+    for batch in TrainLoader(dataset, "train", take, global_batch=8, seed=0, device=torch.device("cpu")):
+        halves = zip(batch.x.chunk(2), batch.labels_B.chunk(2), strict=True)
+        loss = sum(F.cross_entropy(model(x, take.units), labels, reduction="sum") for x, labels in halves) / 8
+        optimizer.param_groups[0]["lr"] = learning_rate(optim, len(expected), 3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+        if len(expected) == 3:
+            break
+    assert [loss for _, loss, *_ in losses(run)] == pytest.approx(expected, rel=1e-3)
 
 
 def with_splits(dataset, to, **videos):
