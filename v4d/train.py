@@ -121,7 +121,6 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     ):
         pending = _Steps(first_step, [], [], time.monotonic(), [])
         batches = iter(loader)
-        model.train()
         for step in range(first_step, steps):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
             torch.manual_seed(config.seed * 1_000_003 + step * place.ranks + place.rank)

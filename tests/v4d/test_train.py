@@ -182,6 +182,13 @@ def test_validation_is_top1_of_the_checkpoint_on_the_centre_crop(dataset, recipe
     assert said == pytest.approx(sum(map(bool, hits)) / len(hits))
 
 
+def test_validation_leaves_training_as_it_was(dataset, recipe, tmp_path):
+    often = recipe.model_copy(update={"train": recipe.train.model_copy(update={"validate_every": 1})})
+    train(recipe, dataset.root, tmp_path / "seldom", gpus=0)
+    train(often, dataset.root, tmp_path / "often", gpus=0)
+    assert losses(tmp_path / "often") == losses(tmp_path / "seldom")
+
+
 def test_two_processes_take_the_steps_of_their_halves_together(dataset, tmp_path):
     run, settings = tmp_path / "run", (*SETTINGS, "model.dropout=0.0", "train.global_batch=8", "optim.epochs=1")
     sets = [part for setting in settings for part in ("--set", setting)]
