@@ -113,8 +113,8 @@ def folder(
     \b
     Example: v4d preprocess folder --videos data/fights/videos --out shards/fights
     """
+    from preprocess.datasets.folder import list_folder
     from preprocess.ffmpeg import EncodeOptions
-    from preprocess.folder import list_folder
     from preprocess.work_folder import choose_videos, shards_of
 
     videos = videos or choose_videos()

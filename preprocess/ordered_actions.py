@@ -17,9 +17,9 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
+from preprocess.datasets.folder import list_folder
 from preprocess.errors import DataError
 from preprocess.ffmpeg import executable
-from preprocess.folder import list_folder
 from preprocess.index import replace_atomically
 from preprocess.records import Listing
 

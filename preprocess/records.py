@@ -7,7 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _UNSAFE = re.compile(r"[^\w-]")
@@ -16,25 +16,41 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_PART = 80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video as its dataset lists it. ``split`` is empty where the dataset has none and one is drawn."""
+    """A video as its dataset lists it. Times are in seconds of ``source``.
+
+    ``source`` is a file or, with a ``frame_rate`` (frames per second) above 0, a folder of pictures. ``split`` is
+    empty where the dataset has none and one is drawn. ``segments`` are (label, start, end) of what happens in an
+    untrimmed video; of a video with a ``trim`` only the time from its start to its end is taken. ``problem`` says why
+    a video cannot be taken (of a kind up to a colon, as in ``missing: abc.mp4``); its ``source`` may not exist.
+    """
 
     key: str
     source: Path
     labels: tuple[int, ...]
     split: str
+    segments: tuple[tuple[int, float, float], ...] = ()
+    trim: tuple[float, float] | None = None
+    frame_rate: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A dataset as listed, before any video was read. ``notes`` are lines a person should see."""
+    """A dataset as listed, before any video was read.
+
+    ``records`` can be gone through once, and may be read from the annotations meanwhile: its order depends on them
+    alone. ``notes`` are lines a person should see; they are complete when ``records`` is exhausted.
+    ``takes_every_file`` says that whatever lies below ``root`` counts as a video.
+    """
 
     kind: str
     root: Path
     classes: tuple[str, ...]
-    records: tuple[VideoRecord, ...]
-    notes: tuple[str, ...] = ()
+    records: Iterable[VideoRecord]
+    notes: list[str] = field(default_factory=list)
+    takes_every_file: bool = False
 
 
 def printable(path: Path | str) -> str:

@@ -32,7 +32,7 @@ from preprocess.index import (
     sha256_of,
     write_index,
 )
-from preprocess.records import Listing, printable
+from preprocess.records import Listing, VideoRecord, printable
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, relative_source, write_shard
 
 
@@ -81,31 +81,38 @@ def preprocess(
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
     began = time.monotonic()
-    if data.resolve().is_relative_to(listing.root.resolve()):
+    if listing.takes_every_file and data.resolve().is_relative_to(listing.root.resolve()):
         raise UsageError(f"{data} lies inside {listing.root}, where it would count as videos: choose another --out")
     if str(data).encode(errors="ignore") != os.fsencode(data):
         raise UsageError(f"{printable(data)} is no UTF-8, which Arrow cannot open: choose another --out")
-    settings = _settings(listing, options, val_fraction, shard_size)
+    records = tuple(listing.records)
+    settings = _settings(listing, records, options, val_fraction, shard_size)
     already_done = (data / "dataset.json").exists()
     if not already_done:
         with _folder_of_this_run(data, settings):
-            plans = plan_shards(data, listing.root, listing.records, options, shard_size)
+            plans = plan_shards(data, listing.root, records, options, shard_size)
             open_plans = [plan for plan in plans if not plan.part.exists()]
             left = sum(len(plan.records) for plan in open_plans)
-            on_start(len(listing.records), len(listing.records) - left)
+            on_start(len(records), len(records) - left)
             with _disk_full_said_plainly(data):
                 _write_shards(open_plans, workers, on_video)
-                _finish(data, listing, plans, settings)
+                _finish(data, listing, records, plans, settings)
     _refuse_other_settings(data, read_dataset(data).options, settings)
     # Also what a run left that was killed at this point.
     shutil.rmtree(data / BUILDING, ignore_errors=True)
-    return _summary(data, listing, began, already_done)
+    return _summary(data, listing, records, began, already_done)
 
 
-def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, shard_size: int | None) -> dict[str, Any]:
+def _settings(
+    listing: Listing,
+    records: tuple[VideoRecord, ...],
+    options: EncodeOptions,
+    val_fraction: float,
+    shard_size: int | None,
+) -> dict[str, Any]:
     """Everything that the bytes of a dataset depend on, and what to call it in a message."""
     digest = hashlib.sha256()
-    for record in listing.records:
+    for record in records:
         about = [record.key, relative_source(listing.root, record.source), record.labels, record.split]
         digest.update(json.dumps([*about, _size(record.source)]).encode())
     return {
@@ -113,7 +120,7 @@ def _settings(listing: Listing, options: EncodeOptions, val_fraction: float, sha
         "ffmpeg": version(),
         "kind": listing.kind,
         "source": printable(listing.root.resolve()),
-        "videos": f"{len(listing.records)} videos, {digest.hexdigest()[:16]}",
+        "videos": f"{len(records)} videos, {digest.hexdigest()[:16]}",
         "val_fraction": val_fraction,
         "shard_size": shard_size,
         **{name: value for name, value in asdict(options).items() if name != "timeout"},
@@ -229,7 +236,9 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict[str, Any]) -> None:
+def _finish(
+    data: Path, listing: Listing, records: tuple[VideoRecord, ...], plans: list[ShardPlan], settings: dict[str, Any]
+) -> None:
     """Merge the parts into each split's index and rejected.jsonl; dataset.json comes last of all."""
     splits: dict[str, dict[str, Any]] = {}
     rejected: list[dict[str, str]] = []
@@ -250,7 +259,7 @@ def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict
     with replace_atomically(data / "rejected.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rejected))
     if not splits.get("train", {}).get("videos") and not splits.get("val", {}).get("videos"):
-        raise DataError(f"none of the {len(listing.records)} videos could be read: see {data / 'rejected.jsonl'}")
+        raise DataError(f"none of the {len(records)} videos could be read: see {data / 'rejected.jsonl'}")
     content = {
         "format": FORMAT,
         "kind": listing.kind,
@@ -266,13 +275,15 @@ def _finish(data: Path, listing: Listing, plans: list[ShardPlan], settings: dict
         temporary.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _summary(data: Path, listing: Listing, began: float, already_done: bool) -> Summary:
+def _summary(
+    data: Path, listing: Listing, records: tuple[VideoRecord, ...], began: float, already_done: bool
+) -> Summary:
     dataset = read_dataset(data)
     rejected = [json.loads(line)["reason"] for line in (data / "rejected.jsonl").read_text().splitlines()]
     present = {
         label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels
     }
-    unreadable = sorted({label for r in listing.records for label in r.labels} - present)
+    unreadable = sorted({label for r in records for label in r.labels} - present)
     notes = [f"class '{listing.classes[label]}' has no readable video" for label in unreadable]
     return Summary(
         data=data,

@@ -51,8 +51,8 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dataset(videos, tmp_path_factory):
     """``videos`` preprocessed to 80×64."""
+    from preprocess.datasets.folder import list_folder
     from preprocess.ffmpeg import EncodeOptions
-    from preprocess.folder import list_folder
     from preprocess.run import preprocess
 
     data = tmp_path_factory.mktemp("shards") / "synthetic"

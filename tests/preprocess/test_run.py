@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from preprocess.datasets.folder import list_folder
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions
-from preprocess.folder import list_folder
 from preprocess.index import read_dataset
 from preprocess.run import BUILDING, preprocess
 

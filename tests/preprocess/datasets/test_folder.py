@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from preprocess.datasets.folder import list_folder
 from preprocess.errors import DataError
-from preprocess.folder import list_folder
 
 
 def make(root, *files):
@@ -28,7 +28,7 @@ def test_classes_are_in_alphabetical_order(tmp_path):
         ("train", "b", "1.mp4"),
         ("train", "c", "3"),
     ]
-    assert listing.notes == ()
+    assert listing.notes == []
 
 
 def test_given_splits_stay(tmp_path):
@@ -53,20 +53,20 @@ def test_train_beside_other_classes_is_a_class(tmp_path):
 def test_folders_beside_the_splits_are_named(tmp_path):
     listing = list_folder(make(tmp_path, "train/a/1.mp4", "val/a/2.mp4", "test/a/3.mp4", "extra/x"), 0)
     assert len(listing.records) == 2
-    assert listing.notes == (f"{tmp_path}: folders beside train and val ignored: extra, test",)
+    assert listing.notes == [f"{tmp_path}: folders beside train and val ignored: extra, test"]
 
 
 def test_hidden_and_loose_files_do_not_count(tmp_path):
     listing = list_folder(make(tmp_path, "a/1.mp4", "a/.2.mp4", "a/.d/3.mp4", ".git/x", "README", ".DS_Store"), 0)
     assert sources(listing) == [("train", "a", "1.mp4")]
-    assert listing.notes == (f"{tmp_path}: 1 file(s) beside the class folders ignored",)
+    assert listing.notes == [f"{tmp_path}: 1 file(s) beside the class folders ignored"]
 
 
 def test_class_without_files_is_noted(tmp_path):
     (tmp_path / "empty").mkdir()
     listing = list_folder(make(tmp_path, "a/1.mp4"), 0)
     assert listing.classes == ("a", "empty")
-    assert listing.notes == ("class 'empty' holds no file",)
+    assert listing.notes == ["class 'empty' holds no file"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_names_that_are_no_text(tmp_path):
     (tmp_path / os.fsdecode(b"empty\xfe\n")).mkdir()
     listing = list_folder(tmp_path, 0)
     assert listing.classes == ("-dash", "cl\\xff\\nss", "empty\\xfe\\n")
-    assert listing.notes == ("class 'empty\\xfe\\n' holds no file",)
+    assert listing.notes == ["class 'empty\\xfe\\n' holds no file"]
     assert all(record.key.isprintable() for record in listing.records)
 
 
