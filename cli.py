@@ -122,12 +122,13 @@ def folder(
     _console.print(f"videos {videos}, dataset {out}")
     listing = list_folder(videos, val_fraction)
     options = EncodeOptions(*resize, codec=codec, quality=quality, timeout=timeout)
-    _preprocess(listing, out, options, val_fraction, shard_size, workers)
+    _preprocess(listing, out, options, shard_size, workers)
 
 
-def _preprocess(
-    listing: Listing, out: Path, options: EncodeOptions, val_fraction: float, shard_size: int | None, workers: int
-) -> None:
+def _preprocess(listing: Listing, out: Path, options: EncodeOptions, shard_size: int | None, workers: int) -> None:
+    from functools import partial
+
+    from preprocess.local import write_shards_locally
     from preprocess.progress import PreprocessProgress
     from preprocess.run import preprocess as work
 
@@ -136,9 +137,8 @@ def _preprocess(
             listing,
             out,
             options,
-            val_fraction=val_fraction,
+            partial(write_shards_locally, workers=workers),
             shard_size=shard_size,
-            workers=workers,
             on_start=progress.start,
             on_video=progress.video,
         )
@@ -265,7 +265,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     with PreprocessProgress(_console, "rendered") as progress:
         progress.start(len(class_names()) * sum(VIDEOS_PER_CLASS.values()), 0)
         render(videos, VIDEOS_PER_CLASS, seed, workers, lambda: progress.video(True))
-    _preprocess(list_videos(videos), shards, EncodeOptions(SIZE, SIZE), 0.0, None, workers)
+    _preprocess(list_videos(videos), shards, EncodeOptions(SIZE, SIZE), None, workers)
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()

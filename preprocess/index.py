@@ -5,7 +5,7 @@ A dataset is a folder:
     DATA/
       dataset.json                 class names, codec, options, counts, sha256 of every file below
       train/index.arrow            Arrow IPC file, one row per video, opened by memory map
-      train/shard-00000.tar        POSIX tar: KEY.mjpeg (JPEG packets, concatenated) and KEY.json (the row)
+      train/shard-00000.tar        POSIX tar: KEY.mjpeg (JPEG packets, concatenated), KEY.json (the row)
       val/...
       rejected.jsonl               one line for each video left out
 
@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,9 +97,10 @@ class VideoRow:
         """The first label, or -1 for an unlabelled video."""
         return self.labels[0] if self.labels else -1
 
-    def as_json(self) -> bytes:
-        """The row without its packets, as it lies in the shard beside them (KEY.json)."""
+    def as_json(self, crc32: int) -> bytes:
+        """The row as it lies in the shard beside its packets (KEY.json): in their place, the CRC-32 of their file."""
         row = {name: value for name, value in vars(self).items() if name not in PACKET_COLUMNS}
+        row["crc32"] = crc32
         return (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
@@ -167,7 +169,8 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Several machines may write to one folder.
+        self.temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 _UNSAFE = re.compile(r"[^\w-]")
 _HASHED = re.compile(r"-[0-9a-f]{16}$")
@@ -41,7 +42,8 @@ class Listing:
     """A dataset as listed, before any video was read.
 
     ``records`` can be gone through once, and may be read from the annotations meanwhile: its order depends on them
-    alone. ``notes`` are lines a person should see; they are complete when ``records`` is exhausted.
+    alone. ``options`` are what the reader was asked for, by name. ``notes`` are lines a person should see; they are
+    complete when ``records`` is exhausted.
     ``takes_every_file`` says that whatever lies below ``root`` counts as a video.
     """
 
@@ -49,6 +51,7 @@ class Listing:
     root: Path
     classes: tuple[str, ...]
     records: Iterable[VideoRecord]
+    options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     takes_every_file: bool = False
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import tarfile
+import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
 from preprocess.errors import Interrupted
 from preprocess.ffmpeg import EncodeOptions, Packets, Probe, Unreadable, encode
-from preprocess.index import (
-    CODEC_SUFFIX,
-    SCHEMA,
-    VideoRow,
-    as_record_batch,
-    replace_atomically,
-    sha256_of,
-    shard_name,
-)
+from preprocess.index import CODEC_SUFFIX, SCHEMA, VideoRow, as_record_batch, replace_atomically, shard_name
 from preprocess.records import VideoRecord, printable
+from preprocess.shard_tar import ABOUT, REJECTED, ShardPart, TarWriter, as_lines, as_text
 
 BUILDING = ".building"
 _HELD_IN_MEMORY = 64 << 20
@@ -35,14 +28,21 @@ _SHARDS_WANTED = 32
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The videos of one shard, in order, and where it goes."""
+    """The videos of one shard, in order, and where it goes.
+
+    ``absent`` are videos that are known not to be had: the shard only says so. ``header`` is what every shard says
+    of the dataset, and ``shards`` how many there are in the split.
+    """
 
     data: Path
     root: Path
     split: str
     number: int
+    shards: int
     records: tuple[VideoRecord, ...]
+    absent: tuple[VideoRecord, ...]
     options: EncodeOptions
+    header: dict[str, Any]
 
     @property
     def tar(self) -> Path:
@@ -54,30 +54,31 @@ class ShardPlan:
         return self.data / BUILDING / self.split / f"shard-{self.number:05d}.arrow"
 
 
-@dataclass(frozen=True)
-class ShardPart:
-    """What a finished shard left behind: its rows, its rejected videos, its size and sha256."""
-
-    rows: pa.RecordBatch
-    rejected: tuple[dict[str, str], ...]
-    size: int
-    sha256: str
-
-
 def plan_shards(
-    data: Path, root: Path, records: tuple[VideoRecord, ...], options: EncodeOptions, shard_size: int | None
+    data: Path,
+    root: Path,
+    records: Sequence[VideoRecord],
+    options: EncodeOptions,
+    shard_size: int | None,
+    header: dict[str, Any],
 ) -> list[ShardPlan]:
     """Divide the records of each split into shards of ``shard_size`` videos.
 
     ``None`` chooses a size from the number of videos alone: about 32 shards, of 8 to 256 videos, so that a small
-    dataset keeps every core busy and a large one has files of about a gigabyte.
+    dataset keeps every core busy and a large one has files of about a gigabyte. Records with a problem take no room:
+    they are shared out evenly.
     """
+    by_split: dict[str, tuple[list[VideoRecord], list[VideoRecord]]] = {}
+    for record in records:
+        by_split.setdefault(record.split, ([], []))[bool(record.problem)].append(record)
     plans = []
-    for split in sorted({record.split for record in records}):
-        members = tuple(record for record in records if record.split == split)
-        size = shard_size or min(_LARGEST_SHARD, max(_SMALLEST_SHARD, -(-len(members) // _SHARDS_WANTED)))
-        for number, first in enumerate(range(0, len(members), size)):
-            plans.append(ShardPlan(data, root, split, number, members[first : first + size], options))
+    for split, (videos, absent) in sorted(by_split.items()):
+        size = shard_size or min(_LARGEST_SHARD, max(_SMALLEST_SHARD, -(-len(videos) // _SHARDS_WANTED)))
+        shards = max(1, -(-len(videos) // size))
+        for number in range(shards):
+            of_this = tuple(videos[number * size : (number + 1) * size])
+            not_had = tuple(absent[number * len(absent) // shards : (number + 1) * len(absent) // shards])
+            plans.append(ShardPlan(data, root, split, number, shards, of_this, not_had, options, header))
     return plans
 
 
@@ -89,11 +90,13 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
     ``stopped()`` is true, and what else ``encode`` raises but Unreadable.
     """
     rows: list[VideoRow] = []
-    rejected: list[dict[str, str]] = []
+    rejected = [_rejected(plan, record, record.problem) for record in plan.absent]
     plan.tar.parent.mkdir(parents=True, exist_ok=True)
     scratch = plan.data / BUILDING
     with replace_atomically(plan.tar) as temporary:
         with open(temporary, "wb") as file:
+            tar = TarWriter(file)
+            tar.add(ABOUT, as_text({**plan.header, "split": plan.split, "shard": plan.number, "shards": plan.shards}))
             for record in plan.records:
                 if stopped():
                     raise Interrupted
@@ -101,14 +104,14 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
                     try:
                         found, encoded = encode(record.source, plan.options, packets, stopped)
                     except Unreadable as why:
-                        rejected.append(_rejected(plan, record, why))
+                        rejected.append(_rejected(plan, record, why.reason, why.ffmpeg_message))
                         on_video(False)
                         continue
-                    rows.append(_add_video(file, plan, record, found, encoded, packets))
+                    rows.append(_add_video(tar, plan, record, found, encoded, packets))
                 on_video(True)
-            file.write(bytes(2 * tarfile.BLOCKSIZE))
-        size, digest = temporary.stat().st_size, sha256_of(temporary)
-    about = {"rejected": rejected, "size": size, "sha256": digest}
+            tar.add(REJECTED, as_lines(rejected))
+            tar.close()
+    about = {"rejected": rejected, "size": tar.size, "sha256": tar.sha256}
     schema = SCHEMA.with_metadata({"part": json.dumps(about)})
     with replace_atomically(plan.part) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
@@ -128,27 +131,28 @@ def relative_source(plan_root: Path, source: Path) -> str:
     return printable(source.relative_to(plan_root) if source.is_relative_to(plan_root) else source)
 
 
-def _rejected(plan: ShardPlan, record: VideoRecord, why: Unreadable) -> dict[str, str]:
+def _rejected(plan: ShardPlan, record: VideoRecord, reason: str, ffmpeg_message: str = "") -> dict[str, str]:
     return {
         "key": record.key,
         "split": plan.split,
         "source": relative_source(plan.root, record.source),
-        "reason": why.reason,
-        "ffmpeg": why.ffmpeg_message,
+        "reason": reason,
+        "ffmpeg": ffmpeg_message,
     }
 
 
 def _add_video(
-    file: IO[bytes], plan: ShardPlan, record: VideoRecord, found: Probe, encoded: Packets, packets: IO[bytes]
+    tar: TarWriter, plan: ShardPlan, record: VideoRecord, found: Probe, encoded: Packets, packets: IO[bytes]
 ) -> VideoRow:
-    size = int(encoded.sizes.sum(dtype=np.int64))
-    file.write(_tar_header(f"{record.key}.{CODEC_SUFFIX[plan.options.codec]}", size))
+    size = packets.seek(0, os.SEEK_END)
+    packets.seek(0)
+    offset, crc32 = tar.copy(f"{record.key}.{CODEC_SUFFIX[plan.options.codec]}", size, packets)
     row = VideoRow(
         key=record.key,
         source=relative_source(plan.root, record.source),
         labels=record.labels,
         shard=plan.number,
-        offset=file.tell(),
+        offset=offset,
         size=size,
         frames=len(encoded.sizes),
         width=encoded.width,
@@ -157,31 +161,10 @@ def _add_video(
         fps_den=found.fps.denominator,
         start=0.0,
         end=found.duration,
-        segments=(),
+        segments=record.segments,
         packet_bytes=encoded.sizes,
         packet_crc32=encoded.crc32,
         packet_back=np.zeros(len(encoded.sizes), np.uint8),
     )
-    packets.seek(0)
-    for block in _blocks(packets):
-        file.write(block)
-    _pad(file)
-    about = row.as_json()
-    file.write(_tar_header(f"{record.key}.json", len(about)) + about)
-    _pad(file)
+    tar.add(f"{record.key}.json", row.as_json(crc32))
     return row
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """A member's header with nothing in it that differs from run to run."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o644
-    return member.tobuf(tarfile.PAX_FORMAT)
-
-
-def _pad(file: IO[bytes]) -> None:
-    file.write(bytes(-file.tell() % tarfile.BLOCKSIZE))
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    return iter(lambda: file.read(1 << 20), b"")

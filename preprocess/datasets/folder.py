@@ -59,7 +59,8 @@ def list_folder(root: Path, val_fraction: float) -> Listing:
         records.append(VideoRecord(safe_key(class_name, inside), path, (number[class_name],), split))
     records = sorted(records, key=lambda r: (r.split, r.key)) if has_splits else draw_split(records, val_fraction)
     names_of_classes = tuple(printable(name) for name in classes)
-    return Listing("folder", root, names_of_classes, records, notes, takes_every_file=True)
+    options = {"val_fraction": val_fraction}
+    return Listing("folder", root, names_of_classes, records, options, notes, takes_every_file=True)
 
 
 def _folders(root: Path) -> list[Path]:

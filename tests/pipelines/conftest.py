@@ -4,6 +4,7 @@ What knows ffmpeg is imported where it is used: the tests for a GPU also run on 
 """
 
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -53,9 +54,10 @@ def dataset(videos, tmp_path_factory):
     """``videos`` preprocessed to 80×64."""
     from preprocess.datasets.folder import list_folder
     from preprocess.ffmpeg import EncodeOptions
+    from preprocess.local import write_shards_locally
     from preprocess.run import preprocess
 
     data = tmp_path_factory.mktemp("shards") / "synthetic"
     listing = list_folder(videos, val_fraction=0)
-    preprocess(listing, data, EncodeOptions(80, 64), val_fraction=0, shard_size=4, workers=2)
+    preprocess(listing, data, EncodeOptions(80, 64), partial(write_shards_locally, workers=2), shard_size=4)
     return read_dataset(data)

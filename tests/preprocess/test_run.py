@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from preprocess.datasets.folder import list_folder
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset
+from preprocess.local import write_shards_locally
 from preprocess.run import BUILDING, preprocess
 
 OPTIONS = EncodeOptions(64, 48)
@@ -25,8 +27,9 @@ def tree(folder):
 
 
 def do(root, data, options=OPTIONS, val_fraction=0.5, shard_size=2, workers=2, listing=None, **callbacks):
-    settings = {"val_fraction": val_fraction, "shard_size": shard_size, "workers": workers}
-    return preprocess(listing or list_folder(root, val_fraction), data, options, **settings, **callbacks)
+    executor = partial(write_shards_locally, workers=workers)
+    listing = listing or list_folder(root, val_fraction)
+    return preprocess(listing, data, options, executor, shard_size=shard_size, **callbacks)
 
 
 @pytest.fixture(scope="module")

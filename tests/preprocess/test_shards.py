@@ -1,6 +1,7 @@
 import json
 import tarfile
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,11 @@ from preprocess.errors import Interrupted
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import VideoRow, as_record_batch
 from preprocess.records import VideoRecord
+from preprocess.shard_tar import ABOUT, REJECTED
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, write_shard
 
 OPTIONS = EncodeOptions(96, 80, quality=2)
+HEADER = {"kind": "test", "classes": ["a", "b"]}
 LONG_KEY = "/".join(["漢" * 80, "é" * 80])
 
 
@@ -27,7 +30,7 @@ def plan(video, tmp_path):
     keys = ["a/plain", "a/vfr", "b/one", "b/broken", LONG_KEY]
     records = [VideoRecord(key, path, (i,), "train") for i, (key, path) in enumerate(zip(keys, sources, strict=True))]
     (tmp_path / "data" / BUILDING).mkdir(parents=True)
-    return ShardPlan(tmp_path / "data", tmp_path, "train", 7, tuple(records), OPTIONS)
+    return ShardPlan(tmp_path / "data", tmp_path, "train", 7, 9, tuple(records), (), OPTIONS, HEADER)
 
 
 def write(plan):
@@ -84,8 +87,13 @@ def test_tar_is_readable_as_a_webdataset(plan):
     with tarfile.open(plan.tar) as tar:
         members = tar.getmembers()
         assert [member.name for member in members] == [
-            f"{row.key}.{suffix}" for row in rows for suffix in ("mjpeg", "json")
+            ABOUT,
+            *(f"{row.key}.{suffix}" for row in rows for suffix in ("mjpeg", "json")),
+            REJECTED,
         ]
+        assert json.loads(tar.extractfile(ABOUT).read()) == {**HEADER, "split": "train", "shard": 7, "shards": 9}
+        assert [json.loads(line) for line in tar.extractfile(REJECTED)] == list(read_part(plan).rejected)
+        members = members[1:-1]
         for row, packets, about in zip(rows, members[::2], members[1::2], strict=True):
             assert (packets.offset_data, packets.size) == (row.offset, row.size)
             assert tar.extractfile(packets).read() == content[row.offset : row.offset + row.size]
@@ -93,6 +101,7 @@ def test_tar_is_readable_as_a_webdataset(plan):
             assert described["key"] == row.key
             assert described["frames"] == row.frames
             assert described["labels"] == row.labels
+            assert described["crc32"] == zlib.crc32(content[row.offset : row.offset + row.size])
 
 
 def test_shard_is_a_pure_function(plan):
@@ -112,7 +121,7 @@ def psnr(a, b):
 def test_frame_k_is_frame_k_of_the_source(video, run_ffmpeg, tmp_path, name):
     (tmp_path / BUILDING).mkdir()
     record = VideoRecord("a/b", video(name), (0,), "train")
-    plan = ShardPlan(tmp_path, tmp_path, "train", 0, (record,), OPTIONS)
+    plan = ShardPlan(tmp_path, tmp_path, "train", 0, 1, (record,), (), OPTIONS, HEADER)
     write(plan)
     (row,) = rows_of(read_part(plan))
     content = plan.tar.read_bytes()
@@ -132,12 +141,12 @@ def test_frame_k_is_frame_k_of_the_source(video, run_ffmpeg, tmp_path, name):
 
 
 def test_shard_without_a_readable_video(plan):
-    plan = ShardPlan(plan.data, plan.root, "train", 7, plan.records[3:4], OPTIONS)
+    plan = replace(plan, records=plan.records[3:4])
     assert write(plan) == [False]
     part = read_part(plan)
     assert part.rows.equals(as_record_batch([]))
     with tarfile.open(plan.tar) as tar:
-        assert tar.getmembers() == []
+        assert tar.getnames() == [ABOUT, REJECTED]
 
 
 def test_stop_leaves_nothing_behind(plan):
@@ -150,7 +159,7 @@ def test_stop_leaves_nothing_behind(plan):
 
 def plans(count, shard_size, split="train"):
     records = tuple(VideoRecord(str(i), Path(str(i)), (0,), split) for i in range(count))
-    return plan_shards(Path("data"), Path("videos"), records, OPTIONS, shard_size)
+    return plan_shards(Path("data"), Path("videos"), records, OPTIONS, shard_size, HEADER)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,7 @@ def test_plan_divides_every_video_once(count, shard_size, sizes):
 
 def test_plan_keeps_splits_apart():
     records = tuple(VideoRecord(str(i), Path(str(i)), (0,), "val" if i % 3 else "train") for i in range(9))
-    made = plan_shards(Path("data"), Path("videos"), records, OPTIONS, 2)
+    made = plan_shards(Path("data"), Path("videos"), records, OPTIONS, 2, HEADER)
     assert [(plan.split, plan.number, len(plan.records)) for plan in made] == [
         ("train", 0, 2),
         ("train", 1, 1),
@@ -184,3 +193,25 @@ def test_plan_keeps_splits_apart():
     ]
     assert {plan.tar for plan in made} == {Path("data") / plan.split / plan.tar.name for plan in made}
     assert all(record.split == plan.split for plan in made for record in plan.records)
+
+
+def test_what_is_absent_is_said_and_takes_no_room(plan):
+    videos = [VideoRecord(str(i), Path(str(i)), (0,), "train") for i in range(10)]
+    absent = [VideoRecord(f"x{i}", Path("x"), (0,), "train", problem=f"missing: {i}") for i in range(7)]
+    of_test = VideoRecord("t", Path("t"), (), "test", problem="missing: t")
+    made = plan_shards(Path("data"), Path("videos"), [*absent, *videos, of_test], OPTIONS, 4, HEADER)
+    assert [(p.split, p.number, p.shards, len(p.records)) for p in made] == [
+        ("test", 0, 1, 0),
+        ("train", 0, 3, 4),
+        ("train", 1, 3, 4),
+        ("train", 2, 3, 2),
+    ]
+    assert [record.key for p in made for record in p.absent] == ["t", *(record.key for record in absent)]
+    assert all(abs(len(p.absent) - 7 / 3) < 1 for p in made[1:])
+
+    write(replace(plan, absent=tuple(absent[:2])))
+    assert [row["reason"] for row in read_part(plan).rejected] == [
+        "missing: 0",
+        "missing: 1",
+        "not readable as a video",
+    ]

@@ -1,10 +1,13 @@
 """A small dataset of ordered actions, and a recipe that trains on it in seconds."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset
+from preprocess.local import write_shards_locally
 from preprocess.ordered_actions import SIZE, list_videos, render
 from preprocess.run import preprocess
 from v4d.config import load_recipe
@@ -20,7 +23,9 @@ def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("ordered-actions")
     render(root / "videos", {"train": 4, "val": 2}, seed=0, workers=2, on_video=lambda: None)
     listing = list_videos(root / "videos")
-    preprocess(listing, root / "shards", EncodeOptions(60, SIZE), val_fraction=0, shard_size=8, workers=2)
+    preprocess(
+        listing, root / "shards", EncodeOptions(60, SIZE), partial(write_shards_locally, workers=2), shard_size=8
+    )
     return read_dataset(root / "shards")
 
 
