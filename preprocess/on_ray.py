@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
@@ -26,6 +28,11 @@ def write_shards_on_ray(plans: list[ShardPlan], on_video: Callable[[bool], None]
     Raises UsageError if Ray is not installed or the cluster is not there, DataError if a node is not fit for the
     run or a shard was lost too often, Interrupted on Ctrl-C or SIGTERM, and what ``write_shard`` raises.
     """
+    # A cluster of our own tells nobody that it was used.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray shows its token by itself only to a cluster that it finds by itself.
+    if (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -33,8 +40,9 @@ def write_shards_on_ray(plans: list[ShardPlan], on_video: Callable[[bool], None]
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or "any address"
-        raise UsageError(f"no Ray cluster answers at {where} ({str(error).splitlines()[0]})") from None
+        said = str(error).strip().splitlines()[0]
+        where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
+        raise UsageError(f"{where} ({said}): see --ray-address, and RAY_AUTH_MODE if it wants a token") from None
     task = ray.remote(num_cpus=1, max_retries=_TIMES_A_SHARD_MAY_LOSE_ITS_NODE)(_write_one)
     try:
         with stop_signals() as asked:

@@ -1,14 +1,18 @@
-"""What a person sees while a dataset is preprocessed: a bar on a terminal, a line now and then in a log."""
+"""What is seen while a dataset is preprocessed: a bar on a terminal, a line now and then in a log, JSON on demand."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_EVENTS = 1.0
 
 
 class PreprocessProgress:
@@ -57,3 +61,33 @@ class PreprocessProgress:
             self._console.print(
                 f"{done}/{self._total} {rate:.1f} videos/s, {self._rejects} rejected, {left:.0f} s left"
             )
+
+
+class JsonProgress:
+    """The same for machines: lines of JSON, each with an ``event``. The last one of a run is its ``summary``."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._began = self._last = time.monotonic()
+        self._total = self._before = self._done = self._rejects = 0
+
+    def event(self, name: str, **about: Any) -> None:
+        """Write one line."""
+        self._write(json.dumps({"event": name, **about}, ensure_ascii=False))
+
+    def start(self, total: int, done: int) -> None:
+        """``done`` of ``total`` videos lie in shards that an earlier run finished."""
+        self._total, self._before = total, done
+        self._began = time.monotonic()
+        self.event("start", videos=total, done=done)
+
+    def video(self, taken: bool) -> None:
+        """One more video is done: taken into a shard, or rejected."""
+        self._done += 1
+        self._rejects += not taken
+        now = time.monotonic()
+        if now - self._last > _SECONDS_BETWEEN_EVENTS:
+            self._last = now
+            rate = self._done / max(now - self._began, 1e-9)
+            done = self._before + self._done
+            self.event("progress", videos=self._total, done=done, rejected=self._rejects, videos_per_second=rate)
