@@ -96,7 +96,7 @@ def preprocess(
             on_start(len(records), len(records) - left)
             with _disk_full_said_plainly(data):
                 _write_shards(open_plans, workers, on_video)
-                _finish(data, listing, records, plans, settings)
+                _finish(data, listing, records, plans, options, settings)
     _refuse_other_settings(data, read_dataset(data).options, settings)
     # Also what a run left that was killed at this point.
     shutil.rmtree(data / BUILDING, ignore_errors=True)
@@ -237,7 +237,12 @@ def _write_shards(plans: list[ShardPlan], workers: int, on_video: Callable[[bool
 
 
 def _finish(
-    data: Path, listing: Listing, records: tuple[VideoRecord, ...], plans: list[ShardPlan], settings: dict[str, Any]
+    data: Path,
+    listing: Listing,
+    records: tuple[VideoRecord, ...],
+    plans: list[ShardPlan],
+    options: EncodeOptions,
+    settings: dict[str, Any],
 ) -> None:
     """Merge the parts into each split's index and rejected.jsonl; dataset.json comes last of all."""
     splits: dict[str, dict[str, Any]] = {}
@@ -264,8 +269,8 @@ def _finish(
         "format": FORMAT,
         "kind": listing.kind,
         "codec": settings["codec"],
-        "gop": 1,
-        "size": [settings["width"], settings["height"]],
+        "gop": settings["gop"],
+        "size": options.fixed_size,
         "classes": listing.classes,
         "rejected": len(rejected),
         "options": settings,

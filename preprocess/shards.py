@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import pyarrow as pa
 
+from preprocess.encode import Packets, encode
 from preprocess.errors import Interrupted
-from preprocess.ffmpeg import EncodeOptions, Packets, Probe, Unreadable, encode
+from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import (
     CODEC_SUFFIX,
     SCHEMA,
@@ -25,6 +26,7 @@ from preprocess.index import (
     shard_name,
 )
 from preprocess.records import VideoRecord, printable
+from preprocess.sources import Unreadable
 
 BUILDING = ".building"
 _HELD_IN_MEMORY = 64 << 20
@@ -99,12 +101,19 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
                     raise Interrupted
                 with tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=str(scratch)) as packets:
                     try:
-                        found, encoded = encode(record.source, plan.options, packets, stopped)
+                        _, encoded = encode(
+                            record.source,
+                            plan.options,
+                            packets,
+                            stopped,
+                            trim=record.trim,
+                            frame_rate=record.frame_rate,
+                        )
                     except Unreadable as why:
                         rejected.append(_rejected(plan, record, why))
                         on_video(False)
                         continue
-                    rows.append(_add_video(file, plan, record, found, encoded, packets))
+                    rows.append(_add_video(file, plan, record, encoded, packets))
                 on_video(True)
             file.write(bytes(2 * tarfile.BLOCKSIZE))
         size, digest = temporary.stat().st_size, sha256_of(temporary)
@@ -138,10 +147,8 @@ def _rejected(plan: ShardPlan, record: VideoRecord, why: Unreadable) -> dict[str
     }
 
 
-def _add_video(
-    file: IO[bytes], plan: ShardPlan, record: VideoRecord, found: Probe, encoded: Packets, packets: IO[bytes]
-) -> VideoRow:
-    size = int(encoded.sizes.sum(dtype=np.int64))
+def _add_video(file: IO[bytes], plan: ShardPlan, record: VideoRecord, encoded: Packets, packets: IO[bytes]) -> VideoRow:
+    size = packets.seek(0, os.SEEK_END)
     file.write(_tar_header(f"{record.key}.{CODEC_SUFFIX[plan.options.codec]}", size))
     row = VideoRow(
         key=record.key,
@@ -153,14 +160,14 @@ def _add_video(
         frames=len(encoded.sizes),
         width=encoded.width,
         height=encoded.height,
-        fps_num=found.fps.numerator,
-        fps_den=found.fps.denominator,
-        start=0.0,
-        end=found.duration,
+        fps_num=encoded.fps.numerator,
+        fps_den=encoded.fps.denominator,
+        start=encoded.start,
+        end=encoded.end,
         segments=(),
         packet_bytes=encoded.sizes,
         packet_crc32=encoded.crc32,
-        packet_back=np.zeros(len(encoded.sizes), np.uint8),
+        packet_back=encoded.back,
     )
     packets.seek(0)
     for block in _blocks(packets):

@@ -57,5 +57,5 @@ def dataset(videos, tmp_path_factory):
 
     data = tmp_path_factory.mktemp("shards") / "synthetic"
     listing = list_folder(videos, val_fraction=0)
-    preprocess(listing, data, EncodeOptions(80, 64), val_fraction=0, shard_size=4, workers=2)
+    preprocess(listing, data, EncodeOptions("80x64"), val_fraction=0, shard_size=4, workers=2)
     return read_dataset(data)

@@ -15,7 +15,7 @@ from preprocess.index import VideoRow, as_record_batch
 from preprocess.records import VideoRecord
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, write_shard
 
-OPTIONS = EncodeOptions(96, 80, quality=2)
+OPTIONS = EncodeOptions("96x80", quality=2)
 LONG_KEY = "/".join(["漢" * 80, "é" * 80])
 
 

@@ -20,7 +20,7 @@ def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("ordered-actions")
     render(root / "videos", {"train": 4, "val": 2}, seed=0, workers=2, on_video=lambda: None)
     listing = list_videos(root / "videos")
-    preprocess(listing, root / "shards", EncodeOptions(60, SIZE), val_fraction=0, shard_size=8, workers=2)
+    preprocess(listing, root / "shards", EncodeOptions(f"60x{SIZE}"), val_fraction=0, shard_size=8, workers=2)
     return read_dataset(root / "shards")
 
 
