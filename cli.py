@@ -52,13 +52,6 @@ def preprocess() -> None:
     """Turn a dataset of videos into shards, by the layout it has."""
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
-    width, _, height = value.partition("x")
-    if not (width.isdecimal() and height.isdecimal()) or not (16 <= int(width) <= 4096 and 16 <= int(height) <= 4096):
-        raise click.BadParameter(f"'{value}' is no size from 16x16 to 4096x4096, as in 320x256")
-    return int(width), int(height)
-
-
 def _fraction(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     # click's own range lets NaN through.
     if not 0 <= value < 1:
@@ -78,9 +71,9 @@ def _fraction(_context: click.Context, _parameter: click.Parameter, value: float
     default=0.2,
     help="Share of each class to hold out, where there is no split.",
 )
-@click.option("--resize", callback=_size, default="320x256", help="Width and height of every frame.")
+@click.option("--resize", default="320x256", help="Width and height of every frame; or short:N, or none.")
 @click.option("--codec", type=click.Choice(list(CODEC_SUFFIX)), default="mjpeg", help="Codec of the packets.")
-@click.option("--quality", type=click.IntRange(2, 31), default=4, help="ffmpeg's -q:v, 2 is best; 4 gives about 40 dB.")
+@click.option("--quality", type=int, help="Lowest is best  [default: mjpeg 4 of 2 to 31, vp9 37 of 63, h264 23 of 51]")
 @click.option(
     "--shard-size", type=click.IntRange(1), help="Videos per shard  [default: by the number of videos, 8 to 256]"
 )
@@ -101,9 +94,9 @@ def folder(
     videos: Path | None,
     out: Path | None,
     val_fraction: float,
-    resize: tuple[int, int],
+    resize: str,
     codec: str,
-    quality: int,
+    quality: int | None,
     shard_size: int | None,
     timeout: float,
     workers: int,
@@ -117,11 +110,11 @@ def folder(
     from preprocess.ffmpeg import EncodeOptions
     from preprocess.work_folder import choose_videos, shards_of
 
+    options = EncodeOptions(resize, codec=codec, quality=quality, timeout=timeout)
     videos = videos or choose_videos()
     out = out or shards_of(videos)
     _console.print(f"videos {videos}, dataset {out}")
     listing = list_folder(videos, val_fraction)
-    options = EncodeOptions(*resize, codec=codec, quality=quality, timeout=timeout)
     _preprocess(listing, out, options, shard_size, workers)
 
 
@@ -265,7 +258,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     with PreprocessProgress(_console, "rendered") as progress:
         progress.start(len(class_names()) * sum(VIDEOS_PER_CLASS.values()), 0)
         render(videos, VIDEOS_PER_CLASS, seed, workers, lambda: progress.video(True))
-    _preprocess(list_videos(videos), shards, EncodeOptions(SIZE, SIZE), None, workers)
+    _preprocess(list_videos(videos), shards, EncodeOptions(f"{SIZE}x{SIZE}"), None, workers)
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.ffmpeg import EncodeOptions, Unreadable, encode
+from preprocess.encode import encode
+from preprocess.ffmpeg import EncodeOptions
 from preprocess.records import Listing, VideoRecord
+from preprocess.sources import Unreadable
 
 _FEWEST_TRIED = 8
 _TRIED_PER_WORKER = 2
@@ -86,10 +89,10 @@ def _encoded_size(record: VideoRecord, options: EncodeOptions) -> int | None:
     """Bytes of the packets, None for a video that would be rejected."""
     with tempfile.TemporaryFile() as packets:
         try:
-            encode(record.source, options, packets)
+            encode(record.source, options, packets, trim=record.trim, frame_rate=record.frame_rate)
         except Unreadable:
             return None
-        return packets.tell()
+        return packets.seek(0, os.SEEK_END)
 
 
 def _free(data: Path) -> int:

@@ -1,90 +1,152 @@
-"""One video through ffmpeg: probe it, turn it into packets, and see that no frame was lost on the way."""
+"""The program ffmpeg: where it is, what it is asked to do, and what it says."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
-import signal
-import stat
 import subprocess
-import tempfile
-import threading
-import time
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
-from pathlib import Path
-from typing import IO
+from typing import Any, NamedTuple
 
-import av
 import ffmpeg
 import imageio_ffmpeg
-import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
-from preprocess.errors import DataError, Interrupted, UsageError
+from preprocess.errors import UsageError
 
-# libav reads these, but they are text and still pictures (as are its formats with names in _pipe).
-_NO_VIDEO_FORMATS = {"tty", "image2"}
-_SMALLEST_SHARE_OF_DURATION = 0.95
-# ffmpeg exits with 255 after a signal that it handles.
-_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 255}
 # Without full_chroma_int white comes out 6 levels too dark where the matrix changes. It costs no time; accurate_rnd,
 # for 2 levels more, would cost up to half of it.
 _SCALER = "bicubic+full_chroma_int"
-_READ = 1 << 16
-_SECONDS_BETWEEN_LOOKS = 0.1
 _MESSAGES_PER_PART = 3
+_SMALLEST_SIDE, _LARGEST_SIDE = 16, 4096
+_LARGEST_FPS = 240
 
 
-class Unreadable(Exception):
-    """A source that cannot become a video of the dataset. ``ffmpeg_message`` is what ffmpeg said, if it did.
+class _Codec(NamedTuple):
+    """What is particular to a codec: its quality, best and worst and by default, its GOP, and ffmpeg's options."""
 
-    Of ``reason`` the part before a colon is of a kind; what follows differs from video to video.
-    """
+    best: int
+    worst: int
+    quality: int
+    gop: int
+    quality_option: str
+    levels: str
+    arguments: dict[str, Any]
 
-    def __init__(self, reason: str, ffmpeg_message: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.ffmpeg_message = ffmpeg_message
+
+_COMPACT = {"colorspace": "bt470bg", "color_range": "tv"}
+_CODECS = {
+    "mjpeg": _Codec(2, 31, 4, 1, "q:v", "full", {"vcodec": "mjpeg", "format": "mjpeg"}),
+    # One packet for each frame, in order: nothing is looked ahead at, and no frame is hidden.
+    "vp9": _Codec(
+        *(0, 63, 37, 8, "crf", "limited"),
+        {"vcodec": "libvpx-vp9", "format": "ivf", "deadline": "realtime", "cpu-used": 8, "lag-in-frames": 0}
+        | {"auto-alt-ref": 0, "b:v": 0, **_COMPACT},
+    ),
+    # With access unit delimiters, which is where it can be cut: ffmpeg's IVF takes no H.264.
+    "h264": _Codec(
+        *(0, 51, 23, 8, "crf", "limited"),
+        {"vcodec": "libx264", "format": "h264", "preset": "veryfast", "bf": 0, "sc_threshold": 0, "aud": 1} | _COMPACT,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How frames become packets. ``quality`` is ffmpeg's ``-q:v``, 2 (best) to 31; ``timeout`` is in seconds."""
+    """How frames become packets, and what is taken for a video at all.
 
-    width: int = 320
-    height: int = 256
+    ``resize`` is "WxH", "short:N" (the shorter side becomes N, the longer one keeps the ratio of the stored picture;
+    both even) or "none" (as it is; even for vp9 and h264, which leaves out a row or column by scaling). ``fps`` is
+    in frames per second; None takes the source's frames as they are. ``gop`` (packets from keyframe to keyframe, 1
+    for mjpeg, else 1 to 256) and ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 0 to 51; the lowest is best) are
+    the codec's own defaults where they are None, and never None once made. ``timeout`` is in seconds for each video.
+
+    Sources beyond ``largest_picture`` (pixels), ``longest`` (seconds) or ``most_frames`` are not taken.
+
+    Raises UsageError where a value is none of these.
+    """
+
+    resize: str = "320x256"
+    fps: float | None = None
     codec: str = "mjpeg"
-    quality: int = 4
+    gop: int | None = None
+    quality: int | None = None
     timeout: float = 900.0
+    largest_picture: int = 8192 * 8192
+    longest: float = 4 * 3600.0
+    most_frames: int = 2_000_000
+
+    def __post_init__(self) -> None:
+        if self.codec not in _CODECS:
+            raise UsageError(f"there is no codec '{self.codec}': use {', '.join(_CODECS)}")
+        of = _CODECS[self.codec]
+        object.__setattr__(self, "gop", of.gop if self.gop is None else self.gop)
+        object.__setattr__(self, "quality", of.quality if self.quality is None else self.quality)
+        assert self.gop is not None and self.quality is not None
+        if not of.best <= self.quality <= of.worst:
+            raise UsageError(f"quality {self.quality} is not from {of.best} (best) to {of.worst}, as {self.codec} has")
+        if self.codec == "mjpeg" and self.gop != 1:
+            raise UsageError(f"gop {self.gop} is not for mjpeg, in which every packet is a keyframe: use 1")
+        if not 1 <= self.gop <= 256:
+            raise UsageError(f"gop {self.gop} is not from 1 to 256")
+        if self.fps is not None and not 0 < self.fps <= _LARGEST_FPS:
+            raise UsageError(f"fps {self.fps} is not above 0 and up to {_LARGEST_FPS}")
+        if not 0 < self.timeout < math.inf:
+            raise UsageError(f"timeout {self.timeout} is no number of seconds above 0")
+        self._check_resize()
+
+    def _check_resize(self) -> None:
+        sides = self._sides()
+        if self.resize != "none" and not sides:
+            raise UsageError(f"resize '{self.resize}' is none of WxH, short:N and none, as in 320x256 and short:256")
+        if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in sides):
+            raise UsageError(f"resize '{self.resize}' is not from {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels")
+        if (self.resize.startswith("short:") or self.codec != "mjpeg") and any(side % 2 for side in sides):
+            raise UsageError(f"resize '{self.resize}' is odd, which mjpeg alone takes, and with WxH: use even sizes")
+
+    def _sides(self) -> tuple[int, ...]:
+        """The numbers in ``resize``: two of WxH, one of short:N, none of anything else."""
+        found = re.fullmatch(r"short:([0-9]{1,9})|([0-9]{1,9})x([0-9]{1,9})", self.resize)
+        return tuple(int(side) for side in found.groups() if side) if found else ()
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Width and height of every frame if ``resize`` is "WxH", else None: it depends on the video."""
+        sides = self._sides()
+        return (sides[0], sides[1]) if len(sides) == 2 else None
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the frames that come of an upright picture of a size."""
+        sides = self._sides()
+        if len(sides) == 2:
+            return sides[0], sides[1]
+        if sides:
+            shorter, longer = min(width, height), max(width, height)
+            side = 2 * round(longer * sides[0] / shorter / 2)
+            return (sides[0], side) if width < height else (side, sides[0])
+        if self.codec == "mjpeg":
+            return width, height
+        return max(2, width // 2 * 2), max(2, height // 2 * 2)
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A video stream as its container has it: packets to show, frames per second (0: unknown), duration in seconds."""
+class Cut:
+    """The frames to take of a source: those shown at ``first`` or later and before ``end``, in ticks of ``unit`` s.
 
-    format: str
-    packets: int
-    fps: Fraction
-    duration: float
+    ``seek`` is a time of the source, in seconds, from which on ffmpeg can decode them; None is its beginning. In an
+    ``ordered`` source no frame of the cut comes behind one that is shown after it, so that ffmpeg can end there.
+    """
 
-
-@dataclass(frozen=True)
-class Packets:
-    """The packets of one video, in display order: sizes in bytes (int32), CRC-32s (uint32) and the frame's size."""
-
-    sizes: np.ndarray
-    crc32: np.ndarray
-    width: int
-    height: int
+    unit: Fraction
+    first: int
+    end: int
+    seek: float | None = None
+    ordered: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +177,7 @@ def version() -> str:
         if len(words) < 3 or words[:2] != ["ffmpeg", "version"]:
             raise UsageError(f"{executable()} is no ffmpeg: set V4D_FFMPEG to one")
         # An empty video is not to its taste either, but that it says later.
-        said = _messages(run(_command("mjpeg", EncodeOptions())).stderr.splitlines())
+        said = messages(run(command("mjpeg", EncodeOptions(), (320, 256), Fraction(25))).stderr.splitlines())
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(f"{executable()} does not run as ffmpeg: {error}") from None
     if "Option not found" in said:
@@ -123,168 +185,7 @@ def version() -> str:
     return words[2]
 
 
-@contextmanager
-def _opened(source: Path) -> Iterator[int]:
-    """A descriptor of a regular file. Raises Unreadable for what is no file, or cannot be opened."""
-    try:
-        # A FIFO would make us wait for somebody to write to it.
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise Unreadable(f"cannot be opened: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unreadable("no regular file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def probe(source: Path) -> Probe:
-    """Read a container's headers and the timestamps of its packets; nothing is decoded.
-
-    Cover pictures are no video streams. Raises Unreadable, also where the file breaks off.
-    """
-    with _opened(source) as descriptor:
-        return _probe(descriptor)
-
-
-def _probe(descriptor: int) -> Probe:
-    # The libraries' own messages would go to the terminal from every worker.
-    av.logging.set_level(av.logging.PANIC)
-    # With a descriptor instead of a name, a file is what its content says, and a playlist leads nowhere.
-    options = {"fd": str(descriptor), "protocol_whitelist": "fd"}
-    try:
-        with av.open("fd:", options=options, metadata_errors="replace") as container:
-            return _read_through(container, _video_stream(container))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        # Not str(error): that also quotes the log, in which a message seen before is left out.
-        raise Unreadable("not readable as a video", getattr(error, "strerror", None) or str(error)) from None
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    name = container.format.name
-    if name.endswith("_pipe") or name in _NO_VIDEO_FORMATS:
-        raise Unreadable(f"no video: ffmpeg takes it for '{name}'")
-    for stream in container.streams.video:
-        if not stream.disposition & stream.disposition.attached_pic:
-            return stream
-    raise Unreadable(f"no video stream{' (it has audio only)' if container.streams.audio else ''}")
-
-
-def _read_through(container: InputContainer, stream: VideoStream) -> Probe:
-    """Demultiplex to the end and see that it is where the headers say."""
-    packets, shown_at, video_end, file_end, cut_off = 0, [], 0.0, 0.0, False
-    for packet in container.demux():
-        begins = packet.dts if packet.pts is None else packet.pts
-        unit = float(packet.time_base or 0)
-        end = ((begins or 0) + (packet.duration or 0)) * unit
-        file_end = max(file_end, end)
-        if packet.stream_index == stream.index and packet.size:
-            cut_off = packet.is_corrupt
-            video_end = max(video_end, end)
-            packets += not packet.is_discard
-            if begins is not None and not packet.is_discard:
-                shown_at.append(begins * unit)
-    if packets == 0:
-        raise Unreadable("the video stream holds no frame")
-    if cut_off:
-        raise Unreadable("truncated: breaks off inside a frame")
-    shown_at.sort()
-    # By the time, not by the number of frames: AVI counts empty ones too, and MP4 those that an edit list cuts. The
-    # last frame may stay for as long as any other; some containers do not say.
-    ends = file_end + max((later - earlier for earlier, later in pairwise(shown_at)), default=0.0)
-    declared = float(container.duration or 0) / av.time_base
-    if shown_at and ends < declared * _SMALLEST_SHARE_OF_DURATION:
-        raise Unreadable(f"truncated: breaks off at {ends:.2f} s of the {declared:.2f} s it declares")
-    fps = Fraction(stream.average_rate or stream.guessed_rate or 0).limit_denominator(100_000)
-    duration = max(0.0, video_end - shown_at[0]) if shown_at else float(packets / fps if fps else 0)
-    return Probe(container.format.name, packets, fps, duration)
-
-
-def encode(
-    source: Path, options: EncodeOptions, sink: IO[bytes], stopped: Callable[[], bool] = lambda: False
-) -> tuple[Probe, Packets]:
-    """Write every shown frame of ``source``, in display order, to ``sink`` as packets of ``options.codec``.
-
-    The picture is turned upright, scaled to the size asked for and converted to the BT.601 matrix at full range,
-    the only one that DALI's decoders assume. A packet that does not decode makes the whole video unreadable.
-
-    Raises Unreadable if the source cannot be decoded, wholly and in time; OSError if ``sink`` cannot take the
-    packets; Interrupted soon after ``stopped()`` is true; DataError if somebody else ended ffmpeg; UsageError if
-    ffmpeg is not fit for this.
-    """
-    deadline = time.monotonic() + options.timeout
-    sizes, crc32 = [], []
-
-    def due() -> bool:
-        return stopped() or time.monotonic() > deadline
-
-    with _opened(source) as descriptor, tempfile.TemporaryFile() as messages:
-        found = _probe(descriptor)
-        # A session of its own: a Ctrl-C at the terminal must not end ffmpeg early and so look like a damaged video.
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        process = subprocess.Popen(
-            _command(found.format, options),
-            stdin=descriptor,
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            start_new_session=True,
-        )
-        with process, _killed_when(due, process):
-            assert process.stdout is not None
-            try:
-                for packet in jpeg_packets(process.stdout):
-                    sink.write(packet)
-                    sizes.append(len(packet))
-                    crc32.append(zlib.crc32(packet))
-            except ValueError as error:
-                raise UsageError(f"{executable()} does not write what it was asked for: {error}") from None
-            process.wait()
-        messages.seek(0)
-        said = _messages(messages)
-    if process.returncode == -signal.SIGKILL and due():
-        if stopped():
-            raise Interrupted
-        raise Unreadable(f"not done after {options.timeout:g} s", said)
-    _check_exit(source, process.returncode, said)
-    if not sizes:
-        raise Unreadable("no frame could be decoded", said)
-    # ffmpeg exits with 0 when it could not decode a packet, but says so. Fewer frames than packets without a word
-    # are no loss: two fields make a frame, or one is hidden.
-    if process.returncode != 0 or (said and len(sizes) < found.packets):
-        raise Unreadable(f"damaged: {len(sizes)} of {found.packets} frames could be decoded", said)
-    return found, Packets(np.array(sizes, np.int32), np.array(crc32, np.uint32), options.width, options.height)
-
-
-@contextmanager
-def _killed_when(due: Callable[[], bool], process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process as soon as ``due()``, and at the end of the block in any case."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(_SECONDS_BETWEEN_LOOKS):
-            if due():
-                process.kill()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
-        process.kill()
-
-
-def _check_exit(source: Path, code: int, said: str) -> None:
-    """Tell what is wrong with a video from what is wrong with ffmpeg, or was done to it."""
-    if code in _KILLED:
-        raise DataError(f"ffmpeg was killed while it read {source} (out of memory?): run the same command again")
-    if code < 0:
-        raise Unreadable(f"ffmpeg crashed: {signal.Signals(-code).name}", said)
-
-
-def _messages(log: Iterable[bytes]) -> str:
+def messages(log: Iterable[bytes]) -> str:
     """ffmpeg's messages on one line, the same from run to run: without addresses, the first of each of its parts.
 
     The parts log from threads of their own, so that the order between them is not always the same.
@@ -298,67 +199,67 @@ def _messages(log: Iterable[bytes]) -> str:
     return " | ".join(text for name in sorted(parts) for text in parts[name])
 
 
-def _command(container_format: str, options: EncodeOptions) -> list[str]:
+def command(
+    container_format: str,
+    options: EncodeOptions,
+    size: tuple[int, int],
+    rate: Fraction,
+    *,
+    cut: Cut | None = None,
+    picture_rate: int = 0,
+) -> list[str]:
     """The ffmpeg command line: a file as standard input, one thread, one packet per frame whatever the timestamps.
+
+    ``size`` is the width and height of the frames and ``rate`` the packets per second that a compact file claims.
+    ``picture_rate`` is that of a stream of pictures, which has no times of its own.
 
     The frames are numbered anew, since the encoder refuses the timestamps that some sources have. Where the format
     is given as yuvj420p, ffmpeg 7.0 leaves the colour matrix as it was.
     """
-    stream = ffmpeg.input(
-        "file:/dev/stdin", format=container_format.partition(",")[0], threads=1, protocol_whitelist="file"
-    ).output(
+    codec = _CODECS[options.codec]
+    takes: dict[str, Any] = {"threads": 1, "protocol_whitelist": "file", "max_pixels": options.largest_picture}
+    if picture_rate:
+        takes["framerate"] = picture_rate
+    if cut:
+        takes["copyts"] = None
+        if cut.seek is not None:
+            takes |= {"seek_timestamp": 1, "noaccurate_seek": None, "ss": f"{cut.seek:.6f}"}
+    # The tick of a JPEG's encoder has no meaning; that of the others is in their files, and in their rate control.
+    tick = Fraction(1, 1000) if options.codec == "mjpeg" else 1 / rate
+    unit = f"{tick.numerator}/{tick.denominator}"
+    gives = codec.arguments | {codec.quality_option: options.quality, "threads": 1, "filter_threads": 1}
+    if options.codec != "mjpeg":
+        gives |= {"g": options.gop, "keyint_min": options.gop}
+    stream = ffmpeg.input("file:/dev/stdin", format=container_format.partition(",")[0], **takes).output(
         "pipe:1",
         map="0:V:0",
-        vf=f"scale={options.width}:{options.height}:flags={_SCALER}:out_color_matrix=bt601:out_range=full,"
-        "format=yuv420p,settb=1/1000,setpts=N",
+        vf=",".join([*_chosen(options, cut), *_picture(size, codec.levels), f"settb={unit}", "setpts=N"]),
         fps_mode="passthrough",
-        enc_time_base="1/1000",
-        vcodec="mjpeg",
-        threads=1,
-        filter_threads=1,
-        **{"q:v": options.quality, "flags": "+bitexact"},
+        enc_time_base=unit,
+        flags="+bitexact",
         map_metadata=-1,
-        format="mjpeg",
+        **gives,
     )
-    command: list[str] = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "repeat+error").compile(
+    line: list[str] = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "repeat+error").compile(
         cmd=executable()
     )
-    return command
+    return line
 
 
-def jpeg_packets(stream: IO[bytes]) -> Iterator[bytes]:
-    """Cut concatenated JPEGs (ITU-T T.81) apart.
+def _chosen(options: EncodeOptions, cut: Cut | None) -> list[str]:
+    """The filters that choose frames: those of the cut, then by the rate asked for."""
+    filters = []
+    if cut:
+        filters.append(f"settb={cut.unit.numerator}/{cut.unit.denominator}")
+        by_order, by_time = f"trim=start_pts={cut.first}:end_pts={cut.end}", f"gte(pts,{cut.first})*lt(pts,{cut.end})"
+        filters.append(by_order if cut.ordered else f"select='{by_time}'")
+    if options.fps is not None:
+        rate = Fraction(options.fps).limit_denominator(100_000)
+        # From the first frame on, so that frame k is the one shown k / fps seconds after it.
+        filters += ["setpts=PTS-STARTPTS", f"fps={rate.numerator}/{rate.denominator}:round=near"]
+    return filters
 
-    The segments before a scan are skipped by their lengths, for a table may hold the bytes of a marker; inside a
-    scan 0xFF is always followed by 0x00 or a restart marker, so the next FF D9 ends the picture. A picture that
-    the stream breaks off in is left out. Raises ValueError where the bytes are no JPEG.
-    """
-    held = bytearray()
 
-    def need(count: int) -> bool:
-        while len(held) < count:
-            block = stream.read(_READ)
-            if not block:
-                return False
-            held.extend(block)
-        return True
-
-    while need(4):
-        if held[:2] != b"\xff\xd8":
-            raise ValueError(f"no JPEG: starts with {held[:2].hex()}")
-        at = 2
-        while True:
-            if not need(at + 4):
-                return
-            if held[at] != 0xFF:
-                raise ValueError(f"no JPEG: {held[at : at + 2].hex()} where a marker should be")
-            marker = held[at + 1]
-            at += 2 + int.from_bytes(held[at + 2 : at + 4], "big")
-            if marker == 0xDA:
-                break
-        while (end := held.find(b"\xff\xd9", at)) < 0:
-            at = max(at, len(held) - 1)
-            if not need(len(held) + 1):
-                return
-        yield bytes(held[: end + 2])
-        del held[: end + 2]
+def _picture(size: tuple[int, int], levels: str) -> list[str]:
+    width, height = size
+    return [f"scale={width}:{height}:flags={_SCALER}:out_color_matrix=bt601:out_range={levels}", "format=yuv420p"]

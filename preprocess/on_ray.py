@@ -60,8 +60,8 @@ def write_shards_on_ray(plans: list[ShardPlan], on_video: Callable[[bool], None]
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        said = str(error).strip().splitlines()
-        raise DataError(f"Ray gave up ({said[0] if said else error!r}): run the same command again") from None
+        first = str(error).strip().partition("\n")[0] or repr(error)
+        raise DataError(f"Ray gave up ({first}): run the same command again") from None
     finally:
         ray.shutdown()
 

@@ -135,8 +135,8 @@ def _header(listing: Listing, options: EncodeOptions, settings: dict[str, Any]) 
         "format": FORMAT,
         "kind": listing.kind,
         "codec": options.codec,
-        "gop": 1,
-        "size": [options.width, options.height],
+        "gop": options.gop,
+        "size": options.fixed_size,
         "classes": list(listing.classes),
         "options": settings,
     }

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 
+from preprocess.encode import Packets, encode
 from preprocess.errors import Interrupted
-from preprocess.ffmpeg import EncodeOptions, Packets, Probe, Unreadable, encode
+from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import CODEC_SUFFIX, SCHEMA, VideoRow, as_record_batch, replace_atomically, shard_name
 from preprocess.records import VideoRecord, printable
 from preprocess.shard_tar import ABOUT, REJECTED, ShardPart, TarWriter, as_lines, as_text
+from preprocess.sources import Unreadable
 
 BUILDING = ".building"
 _HELD_IN_MEMORY = 64 << 20
@@ -102,12 +103,19 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
                     raise Interrupted
                 with tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=str(scratch)) as packets:
                     try:
-                        found, encoded = encode(record.source, plan.options, packets, stopped)
+                        _, encoded = encode(
+                            record.source,
+                            plan.options,
+                            packets,
+                            stopped,
+                            trim=record.trim,
+                            frame_rate=record.frame_rate,
+                        )
                     except Unreadable as why:
                         rejected.append(_rejected(plan, record, why.reason, why.ffmpeg_message))
                         on_video(False)
                         continue
-                    rows.append(_add_video(tar, plan, record, found, encoded, packets))
+                    rows.append(_add_video(tar, plan, record, encoded, packets))
                 on_video(True)
             tar.add(REJECTED, as_lines(rejected))
             tar.close()
@@ -141,9 +149,7 @@ def _rejected(plan: ShardPlan, record: VideoRecord, reason: str, ffmpeg_message:
     }
 
 
-def _add_video(
-    tar: TarWriter, plan: ShardPlan, record: VideoRecord, found: Probe, encoded: Packets, packets: IO[bytes]
-) -> VideoRow:
+def _add_video(tar: TarWriter, plan: ShardPlan, record: VideoRecord, encoded: Packets, packets: IO[bytes]) -> VideoRow:
     size = packets.seek(0, os.SEEK_END)
     packets.seek(0)
     offset, crc32 = tar.copy(f"{record.key}.{CODEC_SUFFIX[plan.options.codec]}", size, packets)
@@ -157,14 +163,14 @@ def _add_video(
         frames=len(encoded.sizes),
         width=encoded.width,
         height=encoded.height,
-        fps_num=found.fps.numerator,
-        fps_den=found.fps.denominator,
-        start=0.0,
-        end=found.duration,
+        fps_num=encoded.fps.numerator,
+        fps_den=encoded.fps.denominator,
+        start=encoded.start,
+        end=encoded.end,
         segments=record.segments,
         packet_bytes=encoded.sizes,
         packet_crc32=encoded.crc32,
-        packet_back=np.zeros(len(encoded.sizes), np.uint8),
+        packet_back=encoded.back,
     )
     tar.add(f"{record.key}.json", row.as_json(crc32))
     return row

@@ -59,5 +59,5 @@ def dataset(videos, tmp_path_factory):
 
     data = tmp_path_factory.mktemp("shards") / "synthetic"
     listing = list_folder(videos, val_fraction=0)
-    preprocess(listing, data, EncodeOptions(80, 64), partial(write_shards_locally, workers=2), shard_size=4)
+    preprocess(listing, data, EncodeOptions("80x64"), partial(write_shards_locally, workers=2), shard_size=4)
     return read_dataset(data)

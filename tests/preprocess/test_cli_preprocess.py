@@ -48,7 +48,7 @@ def test_names_are_found_where_nothing_is_named(videos, tmp_path):
 
     again = v4d("--resize", "64x48", cwd=tmp_path)
     assert (again.returncode, again.stdout.splitlines()[-1].endswith("(already complete)")) == (0, True)
-    assert_one_line(v4d("--resize", "80x48", cwd=tmp_path), 1, "width 64 then, 80 now", "choose another --out")
+    assert_one_line(v4d("--resize", "80x48", cwd=tmp_path), 1, "resize 64x48 then, 80x48 now", "choose another --out")
 
 
 def test_awkward_names(videos, tmp_path):

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from preprocess import ffmpeg
+from preprocess.encode import encode
 from preprocess.errors import Interrupted
-from preprocess.ffmpeg import EncodeOptions, Unreadable, encode, probe
+from preprocess.ffmpeg import EncodeOptions
+from preprocess.packets import jpeg_packets
+from preprocess.probe import probe
+from preprocess.sources import Unreadable
 
-SMALL = EncodeOptions(64, 48)
+SMALL = EncodeOptions("64x48")
 # Frames that come out of each.
 WHOLE = {
     "h264.mp4": 30,
@@ -138,8 +142,10 @@ def test_lost_frame_with_a_complaint_is_damage(video, tmp_path):
     for start in np.arange(0.6, 0.9, 0.04):
         source = changed(tmp_path, video("packed_b_frames.avi"), overwrite_with_0xa5(start, 8))
         with source.open("rb") as opened:
-            run = subprocess.run(ffmpeg._command("avi", SMALL), stdin=opened, capture_output=True)
-        frames = len(list(ffmpeg.jpeg_packets(io.BytesIO(run.stdout))))
+            run = subprocess.run(
+                ffmpeg.command("avi", SMALL, (64, 48), Fraction(30)), stdin=opened, capture_output=True
+            )
+        frames = len(list(jpeg_packets(io.BytesIO(run.stdout))))
         if run.returncode == 0 and run.stderr and frames < WHOLE["packed_b_frames.avi"]:
             lost += 1
             with pytest.raises(Unreadable, match=f"^damaged: {frames} of {WHOLE['packed_b_frames.avi']} "):
@@ -199,9 +205,9 @@ def test_playlist_leads_to_no_other_file(tmp_path, name, playlist):
     os.mkfifo(other)
     (tmp_path / name).write_text(playlist.format("other.ts"))
     # Whoever opens a FIFO to read it waits for a writer: for ever, so a second process does it.
-    code = "import sys, pathlib, preprocess.ffmpeg as f; f.probe(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, preprocess.probe as f; f.probe(pathlib.Path(sys.argv[1]))"
     run = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, timeout=60)
-    assert "preprocess.ffmpeg.Unreadable: not readable as a video" in run.stderr
+    assert "preprocess.sources.Unreadable: not readable as a video" in run.stderr
 
 
 def test_picture_sequence_leads_to_no_other_file(video, tmp_path):
@@ -258,7 +264,7 @@ def test_picture_is_turned_upright(video, name, red):
     """``red`` counts the quarter turns, counterclockwise, from the top edge to the red one."""
     top, left, bottom, right = (slice(2, 14), slice(20, 44)), (slice(20, 44), slice(2, 14)), None, None
     bottom, right = (slice(50, 62), top[1]), (left[0], slice(50, 62))
-    picture = decoded(encoded(video(name), EncodeOptions(64, 64))[0])
+    picture = decoded(encoded(video(name), EncodeOptions("64x64"))[0])
     edge = (top, left, bottom, right)[red]
     across = (top, left, bottom, right)[(red + 2) % 4]
     assert picture[edge][..., 0].min() > 200 > 50 > picture[edge][..., 2].max()
@@ -271,7 +277,7 @@ def test_picture_is_turned_upright(video, name, red):
     [("red", (255, 0, 0)), ("lime", (0, 255, 0)), ("blue", (0, 0, 255)), ("white", (255,) * 3), ("gray", (128,) * 3)],
 )
 def test_bt709_becomes_bt601_at_full_range(video, colour, rgb, levels):
-    jpeg = encoded(video(f"{colour}_bt709_{levels}.mp4"), EncodeOptions(64, 48, quality=2))[0]
+    jpeg = encoded(video(f"{colour}_bt709_{levels}.mp4"), EncodeOptions("64x48", quality=2))[0]
     planes = decoded(jpeg, "yuvj420p").ravel()
     y, cb, cr = (plane.mean() for plane in np.split(planes, [64 * 48, 64 * 48 * 5 // 4]))
     # ITU-T T.871, the colours of JPEG.
@@ -280,7 +286,7 @@ def test_bt709_becomes_bt601_at_full_range(video, colour, rgb, levels):
 
 
 def test_size_and_quality(video):
-    small, large = (encoded(video("h264.mp4"), EncodeOptions(176, 90, quality=quality)) for quality in (20, 2))
+    small, large = (encoded(video("h264.mp4"), EncodeOptions("176x90", quality=quality)) for quality in (20, 2))
     assert decoded(large[0]).shape == (90, 176, 3)
     with av.open(io.BytesIO(large[0]), format="mjpeg") as container:
         assert container.streams.video[0].format.name == "yuvj420p"
@@ -289,12 +295,12 @@ def test_size_and_quality(video):
 
 def test_timeout(video):
     with pytest.raises(Unreadable, match=r"^not done after 0\.01 s"):
-        encode(video("long.mp4"), EncodeOptions(2048, 2048, timeout=0.01), io.BytesIO())
+        encode(video("long.mp4"), EncodeOptions("2048x2048", timeout=0.01), io.BytesIO())
 
 
 def test_stop_ends_ffmpeg(video):
     with pytest.raises(Interrupted):
-        encode(video("long.mp4"), EncodeOptions(2048, 2048), io.BytesIO(), stopped=lambda: True)
+        encode(video("long.mp4"), EncodeOptions("2048x2048"), io.BytesIO(), stopped=lambda: True)
 
 
 def test_full_sink_is_no_fault_of_the_video(video):
@@ -308,6 +314,6 @@ def test_full_sink_is_no_fault_of_the_video(video):
 
 def test_messages_do_not_depend_on_the_order_of_threads():
     log = [b"[h264 @ 0x5581] first\n", b"[h264 @ 0x5581] second\n", b"[in#0 @ 0x77] cut off\n", b"Conversion failed!\n"]
-    said = ffmpeg._messages(log)
+    said = ffmpeg.messages(log)
     assert said == "Conversion failed! | [h264] first | [h264] second | [in#0] cut off"
-    assert ffmpeg._messages([log[2], log[3], *log[:2] * 100]) == said
+    assert ffmpeg.messages([log[2], log[3], *log[:2] * 100]) == said

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.ffmpeg import jpeg_packets
+from preprocess.packets import jpeg_packets
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 

@@ -7,10 +7,12 @@ import signal
 import pytest
 
 from preprocess import ffmpeg
+from preprocess.encode import encode
 from preprocess.errors import DataError, UsageError
-from preprocess.ffmpeg import EncodeOptions, Unreadable, encode
+from preprocess.ffmpeg import EncodeOptions
+from preprocess.sources import Unreadable
 
-SMALL = EncodeOptions(64, 48)
+SMALL = EncodeOptions("64x48")
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_ffmpeg_asked_to_end_rejects_no_video(video, program, tmp_path):
             return super().write(packet)
 
     with pytest.raises(DataError, match="ffmpeg was killed while it read"):
-        encode(video("long.mp4"), EncodeOptions(1024, 1024), Killer())
+        encode(video("long.mp4"), EncodeOptions("1024x1024"), Killer())
 
 
 def test_ffmpeg_that_crashes_rejects_the_video(video, program):

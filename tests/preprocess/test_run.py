@@ -15,7 +15,7 @@ from preprocess.index import read_dataset
 from preprocess.local import write_shards_locally
 from preprocess.run import BUILDING, preprocess
 
-OPTIONS = EncodeOptions(64, 48)
+OPTIONS = EncodeOptions("64x48")
 
 
 def tree(folder):
@@ -124,7 +124,7 @@ def test_complete_dataset_stays(videos, finished):
 
 
 def test_timeout_and_workers_are_no_other_settings(videos, finished):
-    assert do(videos, finished, EncodeOptions(64, 48, timeout=1), workers=7).already_done
+    assert do(videos, finished, EncodeOptions("64x48", timeout=1), workers=7).already_done
 
 
 def test_unfinished_dataset_is_finished(videos, finished, unfinished, tmp_path):
@@ -149,8 +149,11 @@ def one_video_less(videos):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _: {"options": EncodeOptions(80, 48)}, "width 64 then, 80 now"),
-        (lambda _: {"options": EncodeOptions(64, 48, quality=9), "shard_size": 3}, "shard_size 2 then, 3 now; quality"),
+        (lambda _: {"options": EncodeOptions("80x48")}, "resize 64x48 then, 80x48 now"),
+        (
+            lambda _: {"options": EncodeOptions("64x48", quality=9), "shard_size": 3},
+            "shard_size 2 then, 3 now; quality",
+        ),
         (lambda _: {"val_fraction": 0.2}, r"val_fraction 0\.5 then, 0\.2 now"),
         (one_video_less, "videos 6 videos, .* then, 5 videos"),
     ],

@@ -17,7 +17,7 @@ from preprocess.records import VideoRecord
 from preprocess.shard_tar import ABOUT, REJECTED
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, write_shard
 
-OPTIONS = EncodeOptions(96, 80, quality=2)
+OPTIONS = EncodeOptions("96x80", quality=2)
 HEADER = {"kind": "test", "classes": ["a", "b"]}
 LONG_KEY = "/".join(["漢" * 80, "é" * 80])
 

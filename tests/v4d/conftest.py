@@ -24,7 +24,7 @@ def dataset(tmp_path_factory):
     render(root / "videos", {"train": 4, "val": 2}, seed=0, workers=2, on_video=lambda: None)
     listing = list_videos(root / "videos")
     preprocess(
-        listing, root / "shards", EncodeOptions(60, SIZE), partial(write_shards_locally, workers=2), shard_size=8
+        listing, root / "shards", EncodeOptions(f"60x{SIZE}"), partial(write_shards_locally, workers=2), shard_size=8
     )
     return read_dataset(root / "shards")
 
