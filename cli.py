@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
-from preprocess.index import CODEC_SUFFIX, VERSION
+from preprocess.index import VERSION
 
 if TYPE_CHECKING:
-    from preprocess.ffmpeg import EncodeOptions
-    from preprocess.records import Listing
     from v4d.config import Recipe
     from v4d.evaluate import Accuracy
 
 _PATH = click.Path(path_type=Path)
-_console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class _Group(click.Group):
@@ -47,96 +45,7 @@ def main(debug: bool) -> None:
     """Train and evaluate video-level 4D CNNs (V4D, ICLR 2020): preprocess, train, eval."""
 
 
-@main.group()
-def preprocess() -> None:
-    """Turn a dataset of videos into shards, by the layout it has."""
-
-
-def _fraction(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    # click's own range lets NaN through.
-    if not 0 <= value < 1:
-        raise click.BadParameter(f"{value} is no share from 0 to below 1")
-    return value
-
-
-@preprocess.command()
-@click.option(
-    "--videos", type=_PATH, help="Folder with CLASS/VIDEO or {train,val}/CLASS/VIDEO  [default: data/NAME/videos]"
-)
-@click.option("--out", type=_PATH, help="Folder for the dataset  [default: shards/NAME]")
-@click.option(
-    "--val-fraction",
-    type=float,
-    callback=_fraction,
-    default=0.2,
-    help="Share of each class to hold out, where there is no split.",
-)
-@click.option("--resize", default="320x256", help="Width and height of every frame; or short:N, or none.")
-@click.option("--codec", type=click.Choice(list(CODEC_SUFFIX)), default="mjpeg", help="Codec of the packets.")
-@click.option("--quality", type=int, help="Lowest is best  [default: mjpeg 4 of 2 to 31, vp9 37 of 63, h264 23 of 51]")
-@click.option(
-    "--shard-size", type=click.IntRange(1), help="Videos per shard  [default: by the number of videos, 8 to 256]"
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=900.0,
-    help="Seconds for one video, after which it is rejected.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=os.cpu_count() or 1,
-    show_default="one per core",
-    help="Processes, each with one ffmpeg of one thread.",
-)
-def folder(
-    videos: Path | None,
-    out: Path | None,
-    val_fraction: float,
-    resize: str,
-    codec: str,
-    quality: int | None,
-    shard_size: int | None,
-    timeout: float,
-    workers: int,
-) -> None:
-    """Preprocess videos in a folder per class.
-
-    \b
-    Example: v4d preprocess folder --videos data/fights/videos --out shards/fights
-    """
-    from preprocess.datasets.folder import list_folder
-    from preprocess.ffmpeg import EncodeOptions
-    from preprocess.work_folder import choose_videos, shards_of
-
-    options = EncodeOptions(resize, codec=codec, quality=quality, timeout=timeout)
-    videos = videos or choose_videos()
-    out = out or shards_of(videos)
-    _console.print(f"videos {videos}, dataset {out}")
-    listing = list_folder(videos, val_fraction)
-    _preprocess(listing, out, options, shard_size, workers)
-
-
-def _preprocess(listing: Listing, out: Path, options: EncodeOptions, shard_size: int | None, workers: int) -> None:
-    from functools import partial
-
-    from preprocess.local import write_shards_locally
-    from preprocess.progress import PreprocessProgress
-    from preprocess.run import preprocess as work
-
-    with PreprocessProgress(_console, "videos") as progress:
-        summary = work(
-            listing,
-            out,
-            options,
-            partial(write_shards_locally, workers=workers),
-            shard_size=shard_size,
-            on_start=progress.start,
-            on_video=progress.video,
-        )
-    for line in summary.lines():
-        _console.print(line)
+main.add_command(preprocess)
 
 
 @main.command()
@@ -168,7 +77,7 @@ def train(
     chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)
     _train(chosen, dataset.root, run, gpus, procs)
-    _console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
+    console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
 def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int) -> None:
@@ -176,10 +85,10 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int) -> None
     from v4d.train import train as work
 
     on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
-    _console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
+    console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
     launch(work, (recipe, data, run, gpus), gpus, procs)
-    _console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
+    console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
 
 @main.command("eval")
@@ -213,8 +122,8 @@ def evaluate(
     result = _evaluate(run, u_infer, gpus, data, split, batch, out)
     table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
     table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
-    _console.print(table)
-    _console.print(f"scores: {out / 'scores.arrow'}")
+    console.print(table)
+    console.print(f"scores: {out / 'scores.arrow'}")
 
 
 def _evaluate(run: Path, u_infer: int, gpus: int, data: Path | None, split: str, batch: int, out: Path) -> Accuracy:
@@ -223,12 +132,12 @@ def _evaluate(run: Path, u_infer: int, gpus: int, data: Path | None, split: str,
     from v4d.evaluate import evaluate as work
 
     device = torch.device("cuda" if gpus else "cpu")
-    _console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
+    console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
     began = time.monotonic()
     result = work(
-        run, units_infer=u_infer, device=device, root=data, split=split, batch=batch, out=out, console=_console
+        run, units_infer=u_infer, device=device, root=data, split=split, batch=batch, out=out, console=console
     )
-    _console.print(f"evaluated {result.videos} videos in {time.monotonic() - began:.0f} s")
+    console.print(f"evaluated {result.videos} videos in {time.monotonic() - began:.0f} s")
     return result
 
 
@@ -247,6 +156,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     Example: v4d demo
     """
     from preprocess.ffmpeg import EncodeOptions
+    from preprocess.local import write_shards_locally
     from preprocess.ordered_actions import SIZE, class_names, list_videos, render
     from preprocess.progress import PreprocessProgress
     from v4d.demo import UNITS_INFER, VIDEOS_PER_CLASS, comparison, rivals
@@ -255,16 +165,19 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     gpus = min(1, choose_gpus(gpus))
     root = out / f"seed-{seed}"
     videos, shards = root / "data" / "ordered-actions" / "videos", root / "shards" / "ordered-actions"
-    with PreprocessProgress(_console, "rendered") as progress:
+    with PreprocessProgress(console, "rendered") as progress:
         progress.start(len(class_names()) * sum(VIDEOS_PER_CLASS.values()), 0)
         render(videos, VIDEOS_PER_CLASS, seed, workers, lambda: progress.video(True))
-    _preprocess(list_videos(videos), shards, EncodeOptions(f"{SIZE}x{SIZE}"), None, workers)
+    options = EncodeOptions(f"{SIZE}x{SIZE}")
+    executor = partial(write_shards_locally, workers=workers)
+    for line in preprocess_with_progress(list_videos(videos), shards, options, executor).lines():
+        console.print(line)
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()
         _train(recipe, shards, run, gpus, 1)
         results[name] = _evaluate(run, UNITS_INFER, gpus, None, "val", 8, run / "eval")
-    _console.print(comparison(results))
+    console.print(comparison(results))
 
 
 if __name__ == "__main__":

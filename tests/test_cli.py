@@ -92,7 +92,7 @@ def test_ambiguous_choices_are_listed(work):
         (["preprocess", "folder", "--videos", "nowhere", "--out", "x"], 1, "nowhere is missing"),
         (["preprocess", "folder", "--resize", "320"], 2, "resize '320' is none of WxH, short:N and none"),
         (["preprocess", "folder", "--quality", "1"], 2, "quality 1 is not from 2 (best) to 31, as mjpeg has"),
-        (["preprocess", "folder", "--val-fraction", "nan"], 2, "nan is no share from 0 to below 1"),
+        (["preprocess", "folder", "--val-fraction", "nan"], 2, "nan is no share from 0 to 1"),
         (["train", "--gpus", "-1"], 2, "-1 is not in the range"),
         (["trian"], 2, "No such command 'trian'"),
     ],

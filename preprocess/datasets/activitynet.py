@@ -34,7 +34,7 @@ def list_activitynet(annotations: Path, videos: Path) -> Listing:
         raise DataError(f"{name}: database is {shown(database)}, not an object of videos: mend it")
     notes: list[str] = []
     records = _records(database, classes, VideoFiles(videos), name, notes)
-    return Listing("activitynet", videos, tuple(map(printable, classes)), records, notes)
+    return Listing("activitynet", videos, tuple(map(printable, classes)), records, notes=notes)
 
 
 def _leaves(taxonomy: object, name: str) -> list[str]:

@@ -45,7 +45,7 @@ def list_kinetics(annotations: Sequence[Path], videos: Path, *, trim: bool = Fal
         raise DataError(f"{listed}: no row has a label: name the csv file of a labelled split too")
     clips = (clip for path in annotations for clip in read_clips(path))
     records = clip_records(clips, {name: i for i, name in enumerate(classes)}, VideoFiles(videos), trim)
-    return Listing("kinetics", videos, tuple(map(printable, classes)), records)
+    return Listing("kinetics", videos, tuple(map(printable, classes)), records, {"trim": trim})
 
 
 def read_clips(path: Path) -> Iterator[Clip]:

@@ -63,7 +63,7 @@ def list_mini_kinetics(annotations: Sequence[Path], videos: Path, *, trim: bool 
     numbers = {name: i for i, name in enumerate(classes)}
     clips = (clip for path in given.kinetics for clip in read_clips(path) if clip.label in numbers)
     records = clip_records(clips, numbers, VideoFiles(videos), trim)
-    return Listing("mini-kinetics", videos, tuple(map(printable, classes)), records)
+    return Listing("mini-kinetics", videos, tuple(map(printable, classes)), records, {"trim": trim})
 
 
 def is_list(path: Path) -> bool:
@@ -135,7 +135,7 @@ def _of_lists(given: _Given, videos: Path, trim: bool) -> Listing:
     records = clip_records(
         clips, {str(i): i for i in range(count)}, VideoFiles(videos), trim, {str(i): classes[i] for i in range(count)}
     )
-    return Listing("mini-kinetics", videos, tuple(map(printable, classes)), records, notes)
+    return Listing("mini-kinetics", videos, tuple(map(printable, classes)), records, {"trim": trim}, notes)
 
 
 def _read_list(path: Path, classes: int | None) -> Iterator[Clip]:

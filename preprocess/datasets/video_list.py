@@ -71,7 +71,7 @@ def list_videos_of_lists(
     names, is_number = _classes(lists, classes)
     numbers = {name: i for i, name in enumerate(names)}
     records = _records(lists, videos, numbers, is_number, val_fraction)
-    return Listing("list", videos, tuple(map(printable, names)), records)
+    return Listing("list", videos, tuple(map(printable, names)), records, {"val_fraction": val_fraction})
 
 
 def _classes(lists: Sequence[Path], classes: Path | None) -> tuple[tuple[str, ...], bool]:
