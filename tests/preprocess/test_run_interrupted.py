@@ -1,94 +1,20 @@
 """However a run ends, the same command then leaves what an uninterrupted one does, byte for byte."""
 
-import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+from random import Random
 
 import pytest
 
+from tests.preprocess.preprocess_command import Command, assert_no_file_is_half_written, tree
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-
-PATIENCE = 60
-
-
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-class Command:
-    """``v4d preprocess folder`` in a process of its own, whose children can be told from all others."""
-
-    def __init__(self, videos, data, shard_size=2, workers=2, preexec_fn=None):
-        self.data = data
-        self.mark = f"V4D_TEST={uuid4()}"
-        name, _, value = self.mark.partition("=")
-        options = f"--resize 480x480 --shard-size {shard_size} --workers {workers}".split()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "preprocess", "folder", "--videos", videos, "--out", data, *options],
-            env={**os.environ, name: value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=preexec_fn,
-        )
-
-    def descendants(self, kind):
-        """Process ids of its workers, or of their ffmpegs, or of all."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environment, line = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if self.mark.encode() in environment.split(b"\0") and kind.encode() in line:
-                found.append(int(folder.name))
-        return [pid for pid in found if pid != self.process.pid]
-
-    def wait_for_shards(self, count):
-        deadline = time.monotonic() + PATIENCE
-        while len(list(self.data.glob(".building/*/shard-*.arrow"))) < count:
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def end(self):
-        """Its exit code and standard error; when it is gone, so are its children."""
-        _, said = self.process.communicate(timeout=PATIENCE)
-        deadline = time.monotonic() + PATIENCE
-        while left := self.descendants(""):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.02)
-        return self.process.returncode, said
-
-
-@pytest.fixture(scope="module")
-def videos(video, tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for name in ("a", "b"):
-        (root / name).mkdir()
-        for i in range(4):
-            (root / name / f"{i}.mp4").write_bytes(video("h264.mp4").read_bytes())
-        (root / name / "damaged.mp4").write_bytes(video("h264.mp4").read_bytes()[:-400])
-    return root
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(videos, tmp_path_factory):
-    data = tmp_path_factory.mktemp("data")
-    assert Command(videos, data, workers=1).end() == (0, "")
-    return tree(data)
 
 
 def terminate_main(command):
@@ -134,9 +60,9 @@ STOPPED = "v4d: stopped: the same command goes on from there\n"
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_same_command_goes_on(videos, uninterrupted, tmp_path, end, code, message):
+def test_same_command_goes_on(ten_videos, uninterrupted, tmp_path, end, code, message):
     data = tmp_path / "data"
-    command = Command(videos, data)
+    command = Command(ten_videos, data)
     command.wait_for_shards(1)
     end(command)
     ended, said = command.end()
@@ -146,12 +72,12 @@ def test_same_command_goes_on(videos, uninterrupted, tmp_path, end, code, messag
     assert_no_file_is_half_written(data, uninterrupted)
     assert not (data / "dataset.json").exists()
 
-    assert Command(videos, data, workers=1).end() == (0, "")
+    assert Command(ten_videos, data, workers=1).end() == (0, "")
     assert tree(data) == uninterrupted
 
 
-def test_stop_does_not_wait_for_the_shard(videos, tmp_path):
-    command = Command(videos, tmp_path / "data", shard_size=100)
+def test_stop_does_not_wait_for_the_shard(ten_videos, tmp_path):
+    command = Command(ten_videos, tmp_path / "data", shard_size=100)
     train = tmp_path / "data" / "train"
     while not list(train.glob(".shard-*.tmp")):
         assert command.process.poll() is None
@@ -160,8 +86,8 @@ def test_stop_does_not_wait_for_the_shard(videos, tmp_path):
     assert list(train.iterdir()) == []
 
 
-def test_stop_while_workers_start(videos, tmp_path):
-    command = Command(videos, tmp_path / "data")
+def test_stop_while_workers_start(ten_videos, tmp_path):
+    command = Command(ten_videos, tmp_path / "data")
     while len(command.descendants("spawn_main")) < 2:
         assert command.process.poll() is None
     time.sleep(0.2)
@@ -169,23 +95,26 @@ def test_stop_while_workers_start(videos, tmp_path):
     assert command.end() == (130, STOPPED)
 
 
-def assert_no_file_is_half_written(data, whole):
-    for name, digest in tree(data).items():
-        if not name.startswith(".building/") and not name.endswith(".tmp"):
-            assert whole[name] == digest
-
-
-def test_killed_again_and_again(videos, uninterrupted, tmp_path):
-    data = tmp_path / "data"
-    for shards in (1, 2):
-        command = Command(videos, data)
-        command.wait_for_shards(shards)
-        command.process.kill()
-        code, said = command.end()
-        assert code == -signal.SIGKILL
-        assert "Traceback" not in said
+def test_forty_kills(ten_videos, uninterrupted, tmp_path):
+    """At random moments, of the main process or of all, until a run is left in peace."""
+    data, random, kills, completed = tmp_path / "data", Random(0), 0, 0
+    while kills < 40:
+        command = Command(ten_videos, data)
+        time.sleep(random.uniform(0, 1.5))
+        if random.random() < 0.5:
+            command.process.kill()
+        else:
+            os.killpg(command.process.pid, signal.SIGKILL)
+        code, _ = command.end()
         assert_no_file_is_half_written(data, uninterrupted)
-    assert Command(videos, data, workers=1).end() == (0, "")
+        kills += code == -signal.SIGKILL
+        if code == 0:
+            assert tree(data) == uninterrupted
+            completed += 1
+            # Alternately killed while it says that all is done, and from the beginning.
+            if completed % 2:
+                shutil.rmtree(data)
+    assert Command(ten_videos, data, workers=1).end() == (0, "")
     assert tree(data) == uninterrupted
 
 
@@ -209,23 +138,23 @@ def small_disk(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_full_disk(videos, uninterrupted, small_disk):
+def test_full_disk(ten_videos, uninterrupted, small_disk):
     disk, error, limit, enlarge = small_disk
     data = disk / "data"
     said = f"v4d: {error} while writing {data}: mend that, then run the same command again\n"
-    assert Command(videos, data, preexec_fn=limit).end() == (1, said)
+    assert Command(ten_videos, data, preexec_fn=limit).end() == (1, said)
     assert_no_file_is_half_written(data, uninterrupted)
     assert not list(disk.rglob("*.tmp"))
     enlarge()
-    assert Command(videos, data, workers=1).end() == (0, "")
+    assert Command(ten_videos, data, workers=1).end() == (0, "")
     assert tree(data) == uninterrupted
 
 
-def test_two_runs_at_once(videos, uninterrupted, tmp_path):
-    first = Command(videos, tmp_path / "data")
+def test_two_runs_at_once(ten_videos, uninterrupted, tmp_path):
+    first = Command(ten_videos, tmp_path / "data")
     first.wait_for_shards(1)
     first.process.send_signal(signal.SIGSTOP)
-    code, said = Command(videos, tmp_path / "data").end()
+    code, said = Command(ten_videos, tmp_path / "data").end()
     assert (code, said.count("\n")) == (1, 1)
     assert "is being written by another v4d preprocess" in said
     first.process.send_signal(signal.SIGCONT)
