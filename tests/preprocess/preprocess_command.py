@@ -56,11 +56,11 @@ class Command:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
-    def end(self):
-        """Its exit code and standard error; when it is gone, so are its children."""
+    def end(self, kind=""):
+        """Its exit code and standard error; when it is gone, so are its children, or those of a kind."""
         _, said = self.process.communicate(timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while left := self.descendants(""):
+        while left := self.descendants(kind):
             assert time.monotonic() < deadline, left
             time.sleep(0.02)
         return self.process.returncode, said
