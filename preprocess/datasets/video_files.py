@@ -119,7 +119,8 @@ class VideoFiles:
     def _add_files_of(self, folder: str) -> tuple[list[str], list[str]]:
         """Also says which folders there are in this one, and which links to folders."""
         number = len(self._folders)
-        self._folders.append(folder)
+        prefix = f"{folder}/" if folder else ""
+        self._folders.append(prefix)
         below, links = list[str](), list[str]()
         # One tuple for many files saves memory.
         places: dict[str, tuple[int, str]] = {}
@@ -130,7 +131,7 @@ class VideoFiles:
                 if entry.name.startswith("."):
                     continue
                 if _leads_to(entry.is_dir):
-                    (links if entry.is_symlink() else below).append(f"{folder}{entry.name}/")
+                    (links if entry.is_symlink() else below).append(prefix + entry.name)
                 elif suffix.lower() in SUFFIXES and _leads_to(entry.is_file):
                     self._add(stem, places.setdefault(suffix, (number, suffix)))
         return below, links
