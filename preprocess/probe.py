@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -284,7 +285,7 @@ def inside(trim: tuple[float, float], duration: float) -> tuple[float, float]:
     Raises Unreadable if it begins after the video's end, or ends more than 10 s after it.
     """
     start, end = trim
-    if not 0 <= start < end:
+    if not 0 <= start < end < math.inf:
         raise Unreadable(f"trim: from {start:g} s to {end:g} s is no time")
     if start >= duration:
         raise Unreadable(f"trim: starts at {start:g} s, the video ends at {duration:.1f} s")
