@@ -206,6 +206,9 @@ class _Decoder:
         device: torch.device,
         threads: int | None,
     ) -> None:
+        codec = index.metadata.get("codec", "mjpeg")
+        if codec != "mjpeg":
+            raise DataError(f"{index.path} holds packets of {codec}, which cannot be loaded yet: preprocess with mjpeg")
         self._reader, self._sampling = PacketReader(index.path.parent), sampling
         self._videos, self._crops, self._resize, self._device = videos, crops, resize, device
         self._threads = threads or min(8, os.cpu_count() or 1)

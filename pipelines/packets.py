@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.errors import DataError
-from preprocess.index import VideoRow, shard_name
+from preprocess.index import VideoRow, packet_offsets, shard_name
 
 # A map holds a file descriptor, of which a process may commonly have 1024; to map a shard again costs microseconds.
 _SHARDS_HELD_OPEN = 256
@@ -19,7 +19,8 @@ _SHARDS_HELD_OPEN = 256
 class PacketReader:
     """Reads packets of one split. Safe to call from several threads."""
 
-    def __init__(self, split_root: Path) -> None:
+    def __init__(self, split_root: Path, codec: str = "mjpeg") -> None:
+        self._codec = codec
         self._root = split_root
         self._map = lru_cache(maxsize=_SHARDS_HELD_OPEN)(partial(_open, split_root))
 
@@ -30,12 +31,12 @@ class PacketReader:
         a shard is missing or cut short, or a packet's bytes are not those that were written.
         """
         shard = self._map(row.shard)
-        ends = row.offset + np.cumsum(row.packet_bytes, dtype=np.int64)
+        starts = row.offset + packet_offsets(self._codec, row.packet_bytes)
         read: dict[int, np.ndarray] = {}
         for frame in frames.tolist():
             if frame not in read:
-                start = int(ends[frame]) - int(row.packet_bytes[frame])
-                packet = shard[start : int(ends[frame])]
+                start = int(starts[frame])
+                packet = shard[start : start + int(row.packet_bytes[frame])]
                 if zlib.crc32(packet.data) != row.packet_crc32[frame]:
                     where = self._root / shard_name(row.shard)
                     raise DataError(

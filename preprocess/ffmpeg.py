@@ -213,8 +213,9 @@ def command(
     ``size`` is the width and height of the frames and ``rate`` the packets per second that a compact file claims.
     ``picture_rate`` is that of a stream of pictures, which has no times of its own.
 
-    The frames are numbered anew, since the encoder refuses the timestamps that some sources have. Where the format
-    is given as yuvj420p, ffmpeg 7.0 leaves the colour matrix as it was.
+    The frames are numbered anew, since the encoder refuses the timestamps that some sources have: where these choose
+    no frames, as they are decoded, for a filter would begin again when the size changes midway. Where the format is
+    given as yuvj420p, ffmpeg 7.0 leaves the colour matrix as it was.
     """
     codec = _CODECS[options.codec]
     takes: dict[str, Any] = {"threads": 1, "protocol_whitelist": "file", "max_pixels": options.largest_picture}
@@ -227,13 +228,18 @@ def command(
     # The tick of a JPEG's encoder has no meaning; that of the others is in their files, and in their rate control.
     tick = Fraction(1, 1000) if options.codec == "mjpeg" else 1 / rate
     unit = f"{tick.numerator}/{tick.denominator}"
+    numbering = []
+    if cut or options.fps is not None:
+        numbering = [f"settb={unit}", "setpts=N"]
+    else:
+        takes["r"] = f"{tick.denominator}/{tick.numerator}"
     gives = codec.arguments | {codec.quality_option: options.quality, "threads": 1, "filter_threads": 1}
     if options.codec != "mjpeg":
         gives |= {"g": options.gop, "keyint_min": options.gop}
     stream = ffmpeg.input("file:/dev/stdin", format=container_format.partition(",")[0], **takes).output(
         "pipe:1",
         map="0:V:0",
-        vf=",".join([*_chosen(options, cut), *_picture(size, codec.levels), f"settb={unit}", "setpts=N"]),
+        vf=",".join([*_chosen(options, cut), *_picture(size, codec.levels), *numbering]),
         fps_mode="passthrough",
         enc_time_base=unit,
         flags="+bitexact",

@@ -5,7 +5,8 @@ A dataset is a folder:
     DATA/
       dataset.json                 class names, codec, options, counts, sha256 of every file below
       train/index.arrow            Arrow IPC file, one row per video, opened by memory map
-      train/shard-00000.tar        POSIX tar: KEY.mjpeg (JPEG packets, concatenated), KEY.json (the row)
+      train/shard-00000.tar        POSIX tar: KEY.mjpeg (JPEG packets, concatenated) or KEY.ivf (packets of vp9 or
+                                   h264 in IVF), and KEY.json (the row)
       val/...
       rejected.jsonl               one line for each video left out
 
@@ -34,7 +35,9 @@ from preprocess.errors import DataError
 VERSION = version("v4d")
 FORMAT = 1
 ROWS_PER_BATCH = 1024
-CODEC_SUFFIX = {"mjpeg": "mjpeg"}
+CODEC_SUFFIX = {"mjpeg": "mjpeg", "vp9": "ivf", "h264": "ivf"}
+# An IVF file begins with a header, and so does each of its packets.
+_IVF_HEADER, _IVF_PACKET_HEADER = 32, 12
 
 SEGMENT = pa.struct([("label", pa.int32()), ("start", pa.float64()), ("end", pa.float64())])
 SCHEMA = pa.schema(
@@ -69,8 +72,8 @@ class VideoRow:
     """One video of an index.
 
     ``labels`` holds one class index for a single-label video, several for a multi-label one and none for an
-    unlabelled one. ``offset`` is the first byte of the video's packets in its shard, and packet ``i`` lies
-    ``packet_bytes[:i].sum()`` bytes after it. ``packet_back[i]`` is how many packets back the reference of
+    unlabelled one. ``offset`` is the first byte of the video's packets in its shard, and ``packet_offsets``
+    says how far behind it each packet lies. ``packet_back[i]`` is how many packets back the reference of
     packet ``i`` lies, 0 for a keyframe. Times are seconds in the source.
     """
 
@@ -107,6 +110,17 @@ class VideoRow:
 def shard_name(shard: int) -> str:
     """File name of a shard inside its split's folder."""
     return f"shard-{shard:05d}.tar"
+
+
+def packet_offsets(codec: str, sizes: np.ndarray) -> np.ndarray:
+    """Where each packet of a video begins, in bytes after the video's ``offset``: int64, of the shape of ``sizes``.
+
+    ``sizes`` are the packets' own bytes (``packet_bytes``), without the headers that IVF puts before them.
+    """
+    offsets: np.ndarray = np.cumsum(sizes, dtype=np.int64) - sizes
+    if CODEC_SUFFIX[codec] == "ivf":
+        offsets += _IVF_HEADER + _IVF_PACKET_HEADER * np.arange(1, len(sizes) + 1)
+    return offsets
 
 
 def as_record_batch(rows: Iterable[VideoRow]) -> pa.RecordBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,6 +194,7 @@ class _Reading:
         self._shown: list[int] = []
         self._entries: list[int] = []
         self._codec = seekable_codec
+        self._units: dict[int, float] = {}
         self._last_dts: int | None = None
         self._video_end = self._file_end = 0.0
         self._all_timed, self._cut_off = True, False
@@ -200,10 +202,12 @@ class _Reading:
     def add(self, packet: Packet[Any], video: int) -> None:
         """One packet of any stream."""
         begins = packet.dts if packet.pts is None else packet.pts
-        unit = float(packet.time_base or 0)
+        index = packet.stream_index
+        if (unit := self._units.get(index)) is None:
+            unit = self._units[index] = float(packet.time_base or 0)
         end = ((begins or 0) + (packet.duration or 0)) * unit
         self._file_end = max(self._file_end, end)
-        if packet.stream_index != video or not packet.size:
+        if index != video or not packet.size:
             return
         self._cut_off = packet.is_corrupt
         self._video_end = max(self._video_end, end)
@@ -281,7 +285,7 @@ def inside(trim: tuple[float, float], duration: float) -> tuple[float, float]:
     Raises Unreadable if it begins after the video's end, or ends more than 10 s after it.
     """
     start, end = trim
-    if not 0 <= start < end:
+    if not 0 <= start < end < math.inf:
         raise Unreadable(f"trim: from {start:g} s to {end:g} s is no time")
     if start >= duration:
         raise Unreadable(f"trim: starts at {start:g} s, the video ends at {duration:.1f} s")

@@ -18,7 +18,11 @@ PICTURE = (
     "-f lavfi -i nullsrc=size=64x48:rate=30:duration={},format=yuv420p,geq="
     "lum='128+90*sin((X+4*N)/7)':cb='128+60*sin((Y+3*N)/9)':cr='128+60*cos((X+Y+2*N)/11)'"
 )
-SOURCES = {"{picture}": PICTURE.format(1), "{long_picture}": PICTURE.format(4)}
+SOURCES = {
+    "{picture}": PICTURE.format(1),
+    "{long_picture}": PICTURE.format(4),
+    "{slow_picture}": PICTURE.format(20).replace("rate=30", "rate=10"),
+}
 X264 = "-c:v libx264 -threads 1 -g 12 -bf 2"
 # Two passes of it make hidden frames.
 ALT_REF = (
@@ -73,6 +77,15 @@ RENDERED = {
     "-map 0 -map 1 -c:v mjpeg -disposition:v attached_pic",
     "still.jpg": "{picture} -frames:v 1",
     "long.mp4": f"{{long_picture}} {X264}",
+    "open_gop.mkv": "{picture} -c:v libx264 -threads 1 -g 8 -bf 3 -x264-params open-gop=1:scenecut=0",
+    "refresh.mkv": "{picture} -c:v libx264 -threads 1 -g 8 -bf 0 -x264-params intra-refresh=1",
+    "refresh.mp4": "-i {refresh.mkv} -c copy",
+    "starts_late.mp4": "-itsoffset 5 -i {h264.mp4} -f lavfi -i sine=duration=3 -map 0 -map 1 -c:v copy",
+    "mpeg2_gop.mkv": "{picture} -c:v mpeg2video -g 8 -bf 2",
+    "hevc_gop.mp4": "{picture} -c:v libx265 -x265-params log-level=none:pools=1:keyint=8:open-gop=1",
+    "long_gops.mp4": f"{{slow_picture}} {X264} -g 10 -movflags +faststart",
+    "long_gops.mkv": "-i {long_gops.mp4} -c copy",
+    "long_gops.webm": "{slow_picture} -c:v libvpx-vp9 -threads 1 -deadline realtime -cpu-used 8 -g 10",
     "red_above_blue.mp4": "-f lavfi -i color=red:size=64x96:duration=0.2,drawbox=y=48:color=blue:t=fill "
     "-c:v libx264 -threads 1",
     "turned_90.mp4": "-display_rotation 90 -i {red_above_blue.mp4} -c copy",

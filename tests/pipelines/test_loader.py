@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.packets import PacketReader
 from pipelines.randomness import Purpose, uniform
 from pipelines.sampling import centred_units, random_units
 from preprocess.errors import DataError
-from preprocess.index import read_dataset, shard_name
+from preprocess.index import as_record_batch, read_dataset, shard_name, write_index
 
 CPU = torch.device("cpu")
 # Colour conversion: the inverse DCTs of PyAV and DALI may differ by one level in Y, Cb and Cr; 1 + 1.772 rounds to 3.
@@ -243,6 +244,15 @@ def test_a_damaged_packet_never_reaches_the_model(dataset, tmp_path):
         DataError, match=rf"{shard_name(row.shard)}.*frame 0 of '{row.key}' at byte {row.offset} is damaged"
     ):
         list(itertools.islice(loader, len(loader.index)))
+
+
+def test_a_codec_that_cannot_be_loaded_yet_is_named(dataset, tmp_path):
+    rows = dataset.split("val")
+    batch = as_record_batch(rows)
+    write_index(tmp_path / "val" / "index.arrow", [batch], {"codec": "vp9"})
+    other = replace(dataset, root=tmp_path)
+    with pytest.raises(DataError, match=r"index\.arrow holds packets of vp9, which cannot be loaded yet"):
+        EvalLoader(other, "val", Sampling(1, 1, 1, 32), global_batch=1, device=CPU)
 
 
 def test_a_missing_shard_is_named(dataset, tmp_path):

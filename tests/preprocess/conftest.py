@@ -1,12 +1,35 @@
-"""Videos to be preprocessed in a process that is interrupted, and what an uninterrupted run makes of them."""
+"""What the tests of preprocessing share: an ffmpeg of their own, and a run to interrupt."""
 
 import pytest
 
+from preprocess import ffmpeg
 from tests.preprocess.preprocess_command import Command, tree
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A function: makes a shell script the ffmpeg to run."""
+
+    def make(script):
+        path = tmp_path / "ffmpeg"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("V4D_FFMPEG", str(path))
+        forget_ffmpeg()
+
+    yield make
+    monkeypatch.undo()
+    forget_ffmpeg()
+
+
+def forget_ffmpeg():
+    ffmpeg.executable.cache_clear()
+    ffmpeg.version.cache_clear()
 
 
 @pytest.fixture(scope="session")
 def ten_videos(video, tmp_path_factory):
+    """Two classes of five videos, of which one breaks off."""
     root = tmp_path_factory.mktemp("videos")
     for name in ("a", "b"):
         (root / name).mkdir()
@@ -18,6 +41,7 @@ def ten_videos(video, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def uninterrupted(ten_videos, tmp_path_factory):
+    """Names and sha256 of the files that an uninterrupted run makes of ``ten_videos``."""
     data = tmp_path_factory.mktemp("data")
     assert Command(ten_videos, data, workers=1).end() == (0, "")
     return tree(data)

@@ -12,7 +12,7 @@ import pytest
 
 from preprocess.errors import Interrupted
 from preprocess.ffmpeg import EncodeOptions
-from preprocess.index import VideoRow, as_record_batch
+from preprocess.index import VideoRow, as_record_batch, packet_offsets
 from preprocess.records import VideoRecord
 from preprocess.shard_tar import ABOUT, REJECTED
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, write_shard
@@ -215,3 +215,32 @@ def test_what_is_absent_is_said_and_takes_no_room(plan):
         "missing: 1",
         "not readable as a video",
     ]
+
+
+@pytest.mark.parametrize("codec", ["vp9", "h264"])
+def test_members_of_compact_codecs_are_ivf_files(plan, codec):
+    options = EncodeOptions("96x80", codec=codec, gop=4)
+    plan = replace(plan, options=options)
+    write(plan)
+    rows = rows_of(read_part(plan))
+    content = plan.tar.read_bytes()
+    with tarfile.open(plan.tar) as tar:
+        members = {member.name: member for member in tar.getmembers()}
+    assert len(rows) == 4
+    for row in rows:
+        member = members[f"{row.key}.ivf"]
+        assert (member.offset_data, member.size) == (row.offset, row.size)
+        assert content[row.offset : row.offset + 4] == b"DKIF"
+        assert list(row.packet_back) == [int(i % 4 != 0) for i in range(row.frames)]
+        sizes = np.array(row.packet_bytes, np.int32)
+        for at, size, crc32 in zip(packet_offsets(codec, sizes), sizes, row.packet_crc32, strict=True):
+            assert zlib.crc32(content[row.offset + at : row.offset + at + size]) == crc32
+        assert row.offset + at + size == row.offset + row.size
+
+
+def test_cut_of_a_video(plan, video):
+    record = VideoRecord("a/cut", video("long.mp4"), (0,), "train", trim=(1.0, 2.5))
+    plan = replace(plan, records=(record,))
+    write(plan)
+    (row,) = rows_of(read_part(plan))
+    assert (row.frames, row.start, row.end, row.fps_num, row.fps_den) == (45, 1.0, 2.5, 30, 1)
