@@ -88,7 +88,7 @@ def ends_early(shard: ShardFile, error: EOFError, key: str = "") -> Fault:
 
 
 def read_about(shard: ShardFile) -> tuple[dict[str, Any], int]:
-    """What a shard says of its dataset, and how many shards its split has. Raises Damaged, DataError, OSError."""
+    """What a shard says of its dataset, and how many shards its split has. Raises Damaged, OSError."""
     with open(shard.path, "rb") as file:
         try:
             return about_of(TarReader(file), shard)
@@ -97,7 +97,7 @@ def read_about(shard: ShardFile) -> tuple[dict[str, Any], int]:
 
 
 def read_shard(shard: ShardFile) -> ShardContent:
-    """Read all of a shard. Raises Damaged where it is not as ``write_shard`` wrote it, DataError, OSError."""
+    """Read all of a shard. Raises Damaged where it is not as ``write_shard`` wrote it; OSError."""
     with open(shard.path, "rb", buffering=_BLOCK) as file:
         reader = TarReader(file)
         try:
@@ -118,7 +118,7 @@ def read_shard(shard: ShardFile) -> ShardContent:
 
 
 def about_of(reader: TarReader, shard: ShardFile) -> tuple[dict[str, Any], int]:
-    """The first member, ``__v4d__/shard.json``. Raises Damaged, EOFError; DataError for another version's."""
+    """The first member, ``__v4d__/shard.json``. Raises Damaged, EOFError."""
     what = "the shard's description is damaged"
     try:
         found = reader.member()
@@ -132,12 +132,11 @@ def about_of(reader: TarReader, shard: ShardFile) -> tuple[dict[str, Any], int]:
         about = json.loads(content)
         header = {name: value for name, value in about.items() if name not in _SAID_OF_SHARD}
         said = {name: about[name] for name in _SAID_OF_SHARD}
-        if header["format"] != FORMAT and as_text(about) == content:
-            raise DataError(
-                f"{shard.path} has format {header['format']}, this version of v4d reads {FORMAT}: preprocess again"
-            )
+        if header["format"] != FORMAT:
+            what = f"the shard has format {header['format']}, this version of v4d reads {FORMAT}: that is said"
         sound = (
-            as_text({**header, **said}) == content
+            header["format"] == FORMAT
+            and as_text({**header, **said}) == content
             and (said["split"], said["shard"]) == (shard.split, shard.number)
             and header["codec"] in SUFFIX
             and isinstance(header["options"], dict)
