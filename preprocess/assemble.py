@@ -31,22 +31,29 @@ def assemble(data: Path, header: dict[str, Any], splits: dict[str, Iterable[Shar
                     rejected += len(part.rejected)
                     lines.write(as_lines(part.rejected))
                     about["frames"] += int(part.rows.column("frames").to_numpy().sum())
-                    about["shards"].append(
-                        {
-                            "name": shard_name(number),
-                            "videos": part.rows.num_rows,
-                            "bytes": part.size,
-                            "sha256": part.sha256,
-                        }
-                    )
+                    about["shards"].append(shard_entry(number, part.rows.num_rows, part.size, part.sha256))
                     yield part.rows
 
             index = data / split / "index.arrow"
-            about["videos"] = write_index(index, rows_of(parts, about), {"split": split, **header["options"]})
+            about["videos"] = write_index(index, rows_of(parts, about), index_metadata(split, header))
             about["index_sha256"] = sha256_of(index)
             counted[split] = about
     if not any(about["videos"] for about in counted.values()):
         raise DataError(f"none of the {rejected} videos could be read: see {data / 'rejected.jsonl'}")
-    totals = {"rejected": rejected, "rejected_sha256": sha256_of(data / "rejected.jsonl"), "splits": counted}
     with replace_atomically(data / "dataset.json") as temporary:
-        temporary.write_bytes(as_text({**header, **totals}))
+        temporary.write_bytes(dataset_json(header, rejected, sha256_of(data / "rejected.jsonl"), counted))
+
+
+def index_metadata(split: str, header: dict[str, Any]) -> dict[str, Any]:
+    """What a split's index.arrow says of itself."""
+    return {"split": split, **header["options"]}
+
+
+def shard_entry(number: int, videos: int, size: int, sha256: str) -> dict[str, Any]:
+    """What dataset.json says of a shard."""
+    return {"name": shard_name(number), "videos": videos, "bytes": size, "sha256": sha256}
+
+
+def dataset_json(header: dict[str, Any], rejected: int, rejected_sha256: str, splits: dict[str, Any]) -> bytes:
+    """The content of dataset.json: what the shards say of the dataset, and the counts."""
+    return as_text({**header, "rejected": rejected, "rejected_sha256": rejected_sha256, "splits": splits})

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,8 @@ ROWS_PER_BATCH = 1024
 CODEC_SUFFIX = {"mjpeg": "mjpeg", "vp9": "ivf", "h264": "ivf"}
 # An IVF file begins with a header, and so does each of its packets.
 _IVF_HEADER, _IVF_PACKET_HEADER = 32, 12
+# A row touches the map in a few places, and at each the kernel maps 64 kB, which count as our memory.
+_ROWS_BETWEEN_RELEASES = 256
 
 SEGMENT = pa.struct([("label", pa.int32()), ("start", pa.float64()), ("end", pa.float64())])
 SCHEMA = pa.schema(
@@ -233,42 +236,39 @@ def sha256_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Lists:
-    """A column of lists of numbers, as views of the file."""
+class _PacketColumn:
+    """A column of lists of numbers, read from the file: most of an index, and each row of it is far from the next."""
 
-    values: np.ndarray
-    ends: np.ndarray
+    file: IO[bytes]
+    type: np.dtype[Any]
+    ends_at: int
+    values_at: int
 
     def of(self, at: int) -> np.ndarray:
-        return self.values[self.ends[at] : self.ends[at + 1]]
-
-
-def _views(batch: pa.RecordBatch) -> dict[str, Any]:
-    """The columns of a batch; numbers as NumPy views, of which a value costs a tenth of an Arrow scalar's time."""
-    columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for name in _NUMBER_COLUMNS:
-        columns[name] = columns[name].to_numpy(zero_copy_only=True)
-    for name in ("labels", *PACKET_COLUMNS):
-        values = columns[name].values.to_numpy(zero_copy_only=True)
-        columns[name] = _Lists(values, columns[name].offsets.to_numpy(zero_copy_only=True))
-    return columns
+        first, end = np.frombuffer(os.pread(self.file.fileno(), 8, self.ends_at + 4 * at), np.int32).tolist()
+        size = self.type.itemsize
+        read = os.pread(self.file.fileno(), (end - first) * size, self.values_at + first * size)
+        return np.frombuffer(read, self.type)
 
 
 class Index:
     """The videos of one split, read from a memory-mapped ``index.arrow``.
 
-    Opening reads the file's footer only; a row costs one record batch's metadata and views of the map.
+    Opening reads the file's footer only. What a row touched of the map is given back to the kernel's cache soon after,
+    so that memory does not grow with the rows that were read.
     """
 
     def __init__(self, path: Path) -> None:
         """Open ``path``. Raises DataError if it is missing or no index of this format."""
         self.path = path
         try:
-            self._map = pa.memory_map(str(path))
-            self._reader = pa.ipc.open_file(self._map)
+            self._file = open(path, "rb")  # noqa: SIM115 - held as long as the index
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._buffer = pa.py_buffer(self._map)
+            self._reader = pa.ipc.open_file(self._buffer)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: preprocess this split first") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} is no Arrow index ({error}): preprocess again") from None
         metadata = self._reader.schema.metadata or {}
         if not self._reader.schema.equals(SCHEMA) or b"rows_per_batch" not in metadata:
@@ -279,24 +279,41 @@ class Index:
         last = self._reader.get_batch(batches - 1).num_rows if batches else 0
         self._len: int = max(0, batches - 1) * self._rows_per_batch + last
         self._batches: list[dict[str, Any] | None] = [None] * batches
+        self._rows_read = 0
 
     def __len__(self) -> int:
         return self._len
 
     def __getitem__(self, row: int) -> VideoRow:
-        """The row at a position, 0 to len - 1. Its packet arrays are views of the file."""
+        """The row at a position, 0 to len - 1. Its packet arrays are read-only."""
         if not 0 <= row < self._len:
             raise IndexError(f"{self.path} has rows 0 to {self._len - 1}, not {row}")
+        self._rows_read += 1
+        if self._rows_read % _ROWS_BETWEEN_RELEASES == 0:
+            # Views stay as they are: where one is used again, its page is mapped again.
+            self._map.madvise(mmap.MADV_DONTNEED)
         number, at = divmod(row, self._rows_per_batch)
-        columns = self._batches[number] = self._batches[number] or _views(self._reader.get_batch(number))
+        columns = self._batches[number] = self._batches[number] or self._columns(number)
         return VideoRow(
             key=columns["key"][at].as_py(),
             source=columns["source"][at].as_py(),
-            labels=tuple(columns["labels"].of(at).tolist()),
+            labels=tuple(columns["labels"][at].as_py()),
             segments=tuple((s["label"], s["start"], s["end"]) for s in columns["segments"][at].as_py()),
             **{name: columns[name].item(at) for name in _NUMBER_COLUMNS},
             **{name: columns[name].of(at) for name in PACKET_COLUMNS},
         )
+
+    def _columns(self, number: int) -> dict[str, Any]:
+        """The columns of a batch; numbers as NumPy views, of which a value costs a tenth of an Arrow scalar's time."""
+        batch = self._reader.get_batch(number)
+        columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name in _NUMBER_COLUMNS:
+            columns[name] = columns[name].to_numpy(zero_copy_only=True)
+        for name in PACKET_COLUMNS:
+            type_ = np.dtype(columns[name].type.value_type.to_pandas_dtype())
+            places = [buffer.address - self._buffer.address if buffer else 0 for buffer in columns[name].buffers()]
+            columns[name] = _PacketColumn(self._file, type_, places[1], places[3])
+        return columns
 
     def __iter__(self) -> Iterator[VideoRow]:
         return (self[i] for i in range(len(self)))

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-
-from preprocess.errors import DataError
 
 ABOUT, REJECTED = "__v4d__/shard.json", "__v4d__/rejected.jsonl"
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -35,15 +33,6 @@ class ShardPart:
     rejected: tuple[dict[str, str], ...]
     size: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Member:
-    """A member of a tar: its name, the first byte of its content, and its length."""
-
-    name: str
-    offset: int
-    size: int
 
 
 class TarWriter:
@@ -94,16 +83,74 @@ def padding_of(size: int) -> bytes:
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
-def members(file: IO[bytes], path: Path) -> Iterator[Member]:
-    """The members of a tar, in order. Raises DataError, naming ``path``, where it is none, or breaks off."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isreg():
-                    raise DataError(f"{path}: '{member.name}' is no plain file: this shard is none of v4d's")
-                yield Member(member.name, member.offset_data, member.size)
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise DataError(f"{path} is damaged as a tar ({error}): restore that file, or preprocess again") from None
+class TarReader:
+    """Reads what ``TarWriter`` wrote, each byte once and in order, and hashes it on the way."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.at = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes. Raises EOFError where there are fewer."""
+        read = self._file.read(min(count, self._size - self.at))
+        self._digest.update(read)
+        self.at += len(read)
+        if len(read) < count:
+            raise EOFError(self.at)
+        return read
+
+    def member(self) -> tuple[str, int] | None:
+        """The name and size of the member that begins here, None at the end of the archive.
+
+        Raises ValueError where there is no header, or one that ``TarWriter`` would not have written so.
+        """
+        raw = self.take(tarfile.BLOCKSIZE)
+        if not any(raw):
+            return None
+        try:
+            records: dict[bytes, bytes] = {}
+            if raw[156:157] == tarfile.XHDTYPE:
+                # A header before the header, for what does not fit in there.
+                size = min(_header(raw).size, _BLOCK)
+                raw += self.take(size + len(padding_of(size)) + tarfile.BLOCKSIZE)
+                records = _records(raw[tarfile.BLOCKSIZE :][:size])
+            member = _header(raw[-tarfile.BLOCKSIZE :])
+            name = records[b"path"].decode() if b"path" in records else member.name
+            size = int(records.get(b"size", member.size))
+            if header_of(name, size) == raw:
+                return name, size
+        except (tarfile.TarError, ValueError, OverflowError):
+            pass
+        raise ValueError("no header that v4d writes")
+
+    def skip(self) -> int:
+        """Read on to the end of the file. Returns how many bytes there were."""
+        before = self.at
+        while block := self._file.read(_BLOCK):
+            self._digest.update(block)
+            self.at += len(block)
+        return self.at - before
+
+
+def _header(block: bytes) -> tarfile.TarInfo:
+    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+
+
+def _records(extended: bytes) -> dict[bytes, bytes]:
+    """The records of an extended header, "LENGTH NAME=VALUE" and a line break each."""
+    records = {}
+    while extended:
+        length = int(extended.partition(b" ")[0])
+        name, _, value = extended[:length].partition(b" ")[2].removesuffix(b"\n").partition(b"=")
+        records[name], extended = value, extended[max(length, 1) :]
+    return records
 
 
 def as_lines(rows: Iterable[dict[str, Any]]) -> bytes:

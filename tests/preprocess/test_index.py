@@ -1,5 +1,8 @@
+import itertools
 import json
-from dataclasses import fields
+import resource
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -117,11 +120,36 @@ def test_parts_do_not_change_the_file(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_packets_are_views_of_the_file(tmp_path):
+def test_packets_cannot_be_written_to(tmp_path):
     write_index(tmp_path / "index.arrow", [as_record_batch([numbered_row(3)])], {})
     row = Index(tmp_path / "index.arrow")[0]
-    assert not row.packet_bytes.flags.owndata
-    assert not row.packet_bytes.flags.writeable
+    for packets in (row.packet_bytes, row.packet_crc32, row.packet_back):
+        assert not packets.flags.writeable
+
+
+def resident_megabytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def test_memory_does_not_grow_with_the_rows_read(tmp_path):
+    path, random = tmp_path / "index.arrow", np.random.default_rng(0)
+    packets = {
+        "packet_bytes": random.integers(0, 2**31, 200, np.int32),
+        "packet_crc32": random.integers(0, 2**32, 200, np.uint32),
+        "packet_back": np.zeros(200, np.uint8),
+    }
+    batch = as_record_batch([replace(numbered_row(i), frames=200, **packets) for i in range(1000)])
+    write_index(path, itertools.repeat(batch, 50), {})
+    assert path.stat().st_size > 90e6
+    index = Index(path)
+    assert_same(index[0], replace(numbered_row(0), frames=200, **packets))
+    before = resident_megabytes()
+    for number in random.integers(0, 50_000, 5_000).tolist():
+        row = index[number]
+        assert row.key == f"class/{number % 1000}"
+        np.testing.assert_array_equal(row.packet_crc32, packets["packet_crc32"])
+    assert resident_megabytes() - before < 25
 
 
 def test_label_of_a_row():
