@@ -5,9 +5,9 @@ import pytest
 from preprocess.errors import DataError
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One folder for all the examples of a property, which overwrite each other's files."""
+    """One folder for all the examples of a module's properties, which overwrite each other's files."""
     return tmp_path_factory.mktemp("annotations")
 
 
