@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.assemble import assemble
+from preprocess.directions import flip_of
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import FORMAT, VERSION, held, read_dataset, replace_atomically
 from preprocess.records import Listing, VideoRecord, printable
 from preprocess.shard_tar import ShardPart
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, relative_source
+
+_CLASSES_SHOWN = 5
 
 # Takes the shards to write, and a function to call after each video with whether it was taken.
 Executor = Callable[[list[ShardPlan], Callable[[bool], None]], None]
@@ -140,6 +143,8 @@ def _header(listing: Listing, options: EncodeOptions, settings: dict[str, Any]) 
         "gop": options.gop,
         "size": options.fixed_size,
         "classes": list(listing.classes),
+        # What a horizontal flip makes of the classes that name a direction; -1: they must not be flipped.
+        "flip": {str(i): other for i, other in enumerate(flip_of(listing.classes)) if other != i},
         "options": settings,
     }
 
@@ -193,7 +198,9 @@ def _summary(data: Path, listing: Listing, records: Sequence[VideoRecord], began
         label for split in dataset.splits for labels in dataset.split(split).column("labels") for label in labels
     }
     unreadable = sorted({label for record in records for label in record.labels} - present)
-    notes = [f"class '{listing.classes[label]}' has no readable video" for label in unreadable]
+    without = ", ".join(f"'{listing.classes[label]}'" for label in unreadable[:_CLASSES_SHOWN])
+    more = ", ..." if len(unreadable) > _CLASSES_SHOWN else ""
+    notes = [f"{len(unreadable)} class(es) without a readable video: {without}{more}"] if unreadable else []
     return Summary(
         data=data,
         videos={split: about["videos"] for split, about in dataset.splits.items()},

@@ -110,7 +110,7 @@ def test_workers_do_not_change_a_byte(videos, finished, tmp_path):
     assert (summary.videos, summary.frames) == ({"train": 2, "val": 2}, 73)
     assert summary.size == sum(path.stat().st_size for path in data.rglob("*.tar"))
     assert summary.rejected == {"not readable as a video": 1, "truncated": 1}
-    assert summary.notes == ("class 'c' has no readable video",)
+    assert summary.notes == ("1 class(es) without a readable video: 'c'",)
     assert not summary.already_done
     assert "rejected 1: truncated" in summary.lines()
 

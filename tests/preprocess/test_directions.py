@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.datasets.directions import flip_of
+from preprocess.directions import flip_of
 
 
 @pytest.mark.parametrize(
