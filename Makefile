@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench-index clean
+.PHONY: bench-preprocess demo test lint bench-index clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -14,6 +14,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-preprocess: .venv/installed
+	$(BIN)/python benchmarks/preprocessing.py $(if $(VIDEOS),--videos $(VIDEOS))
 
 bench-index: .venv/installed
 	$(BIN)/python benchmarks/large_index.py
