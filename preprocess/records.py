@@ -58,7 +58,10 @@ class Listing:
 
 def printable(path: Path | str) -> str:
     """A path as one line of text: bytes that are no UTF-8 and control characters come out as ``\\xNN``, ``\\n``."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fspath(path)
+    if text.isascii() and text.isprintable():
+        return text
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -136,7 +136,7 @@ def read_part(plan: ShardPlan) -> ShardPart:
 
 def relative_source(plan_root: Path, source: Path) -> str:
     """A source as the index names it: relative to the videos' folder, as text."""
-    return printable(source.relative_to(plan_root) if source.is_relative_to(plan_root) else source)
+    return printable(str(source).removeprefix(f"{str(plan_root).rstrip(os.sep)}{os.sep}"))
 
 
 def _rejected(plan: ShardPlan, record: VideoRecord, reason: str, ffmpeg_message: str = "") -> dict[str, str]:

@@ -55,13 +55,13 @@ class VideoFiles:
         ``stems``, then one below a folder named like the split, or like the class, then by the order of SUFFIXES and
         of the paths.
         """
-        best = None
+        found: list[tuple[int, str, int, str]] = []
         for order, stem in enumerate(dict.fromkeys(stems)):
             places = self._at.get(stem, ())
-            for place in places if isinstance(places, list) else (places,) if places else ():
-                rank = self._rank(order, stem, *place, split, class_name)
-                best = rank if best is None or rank < best else best
-        return best and self.root / best[-1]
+            found += [(order, stem, *place) for place in (places if isinstance(places, list) else (places,)) if place]
+        if len(found) > 1:
+            found = [min(found, key=lambda place: self._rank(*place, split=split, class_name=class_name))]
+        return self.root / f"{self._folders[found[0][2]]}{found[0][1]}{found[0][3]}" if found else None
 
     def find_id(
         self, youtube_id: str, times: tuple[float, float] | None = None, *, split: str = "", class_name: str = ""
