@@ -78,6 +78,8 @@ RENDERED = {
     "-map 0 -map 1 -c:v mjpeg -disposition:v attached_pic",
     "still.jpg": "{picture} -frames:v 1",
     "long.mp4": f"{{long_picture}} {X264}",
+    "secret.ts": "-f lavfi -i color=lime:size=64x48:duration=0.3:rate=30 -c:v libx264 -threads 1",
+    "secret.mp4": "-i {secret.ts} -c copy",
     "a_day_later.mkv": "-i {h264.mkv} -c copy -bsf:v setts=ts='if(gte(N,20),TS+86400000,TS)'",
     "large.h264": "-f lavfi -i testsrc2=size=320x240 -frames:v 5 -c:v libx264 -threads 1 -bf 0",
     "small.h264": "-f lavfi -i testsrc2=size=64x48 -frames:v 5 -c:v libx264 -threads 1 -bf 0",
