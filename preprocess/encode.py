@@ -258,6 +258,8 @@ def _check(output: _Output, found: Probe, taken: Taken, options: EncodeOptions) 
     frames, said = len(output.sizes), output.said
     if "Cannot allocate memory" in said and (output.code != 0 or frames < taken.packets):
         raise Unreadable(f"too large: ffmpeg needs more than {_MOST_MEMORY >> 30} GiB of memory", said)
+    if "exceeds specified max pixel count" in said and (output.code != 0 or frames < taken.packets):
+        raise Unreadable(f"too large: a picture of more than {options.largest_picture} pixels", said)
     if not frames:
         raise Unreadable("no frame could be decoded", said)
     if options.fps is not None:

@@ -105,7 +105,7 @@ def examine(
     Raises Unreadable also where the file is larger than the options allow, where it breaks off before the end of
     what is to be taken, or where ``trim`` lies outside of it; and Interrupted.
     """
-    with _container(descriptor, limit) as container:
+    with _container(descriptor, limit, options.largest_picture) as container:
         stream = _video_stream(container)
         check_size(options, stream.width, stream.height)
         read = _Reading(_seekable_codec(container, stream) if trim else "")
@@ -119,6 +119,8 @@ def examine(
             if upright and packet.stream_index == stream.index:
                 upright.look(packet)
         width, height = upright.size if upright else (stream.width, stream.height)
+        if upright and not width * height:
+            raise Unreadable(f"no size: no picture of at most {options.largest_picture} pixels says its own")
         check_size(options, width, height)
         return read.found(container, stream, options, trim, (width, height))
 
@@ -136,11 +138,12 @@ def check_length(options: EncodeOptions, seconds: float) -> None:
 
 
 @contextmanager
-def _container(descriptor: int, limit: Limit) -> Iterator[InputContainer]:
+def _container(descriptor: int, limit: Limit, largest_picture: int) -> Iterator[InputContainer]:
     # The libraries' own messages would go to the terminal from every worker.
     av.logging.set_level(av.logging.PANIC)
     # With a descriptor instead of a name, a file is what its content says, and a playlist leads nowhere.
-    options = {"fd": str(descriptor), "protocol_whitelist": "fd"}
+    # libav decodes a frame or two to know a stream, in this process; a picture beyond max_pixels has no size for it.
+    options = {"fd": str(descriptor), "protocol_whitelist": "fd", "max_pixels": str(largest_picture)}
     try:
         with av.open("fd:", options=options, metadata_errors="replace", timeout=max(0.001, limit.left)) as container:
             yield container

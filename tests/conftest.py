@@ -3,6 +3,7 @@
 No frame is like another, and the names say what is special about each.
 """
 
+import re
 import subprocess
 
 import pytest
@@ -77,6 +78,17 @@ RENDERED = {
     "-map 0 -map 1 -c:v mjpeg -disposition:v attached_pic",
     "still.jpg": "{picture} -frames:v 1",
     "long.mp4": f"{{long_picture}} {X264}",
+    "secret.ts": "-f lavfi -i color=lime:size=64x48:duration=0.3:rate=30 -c:v libx264 -threads 1",
+    "secret.mp4": "-i {secret.ts} -c copy",
+    "a_day_later.mkv": "-i {h264.mkv} -c copy -bsf:v setts=ts='if(gte(N,20),TS+86400000,TS)'",
+    "large.h264": "-f lavfi -i testsrc2=size=320x240 -frames:v 5 -c:v libx264 -threads 1 -bf 0",
+    "small.h264": "-f lavfi -i testsrc2=size=64x48 -frames:v 5 -c:v libx264 -threads 1 -bf 0",
+    "size_grows.h264": "-i concat:{small_long.h264}|{large.h264} -c copy",
+    "size_grows.mkv": "-i {size_grows.h264} -c copy",
+    "small_long.h264": "{long_picture} -c:v libx264 -threads 1 -bf 0",
+    "size_changes.h264": "-i concat:{small.h264}|{large.h264}|{small.h264} -c copy",
+    "size_changes.mkv": "-i {size_changes.h264} -c copy",
+    "size_changes_turned.mkv": "-display_rotation 90 -i {size_changes.mkv} -c copy",
     "open_gop.mkv": "{picture} -c:v libx264 -threads 1 -g 8 -bf 3 -x264-params open-gop=1:scenecut=0",
     "refresh.mkv": "{picture} -c:v libx264 -threads 1 -g 8 -bf 0 -x264-params intra-refresh=1",
     "refresh.mp4": "-i {refresh.mkv} -c copy",
@@ -121,7 +133,7 @@ def video(tmp_path_factory, run_ffmpeg):
             words = RENDERED[name].replace("{folder}", str(folder))
             for source, arguments in SOURCES.items():
                 words = words.replace(source, arguments)
-            run_ffmpeg(*(render(word[1:-1]) if word[0] == "{" else word for word in words.split()), path)
+            run_ffmpeg(*(re.sub(r"{(.*?)}", lambda name: str(render(name[1])), word) for word in words.split()), path)
         return path
 
     return render
