@@ -13,7 +13,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from preprocess.encode import Packets, encode
-from preprocess.errors import Interrupted
+from preprocess.errors import DataError, Interrupted
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import CODEC_SUFFIX, SCHEMA, VideoRow, as_record_batch, replace_atomically, shard_name
 from preprocess.records import VideoRecord, printable
@@ -88,7 +88,7 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
 
     Neither file appears under its name before it is complete and on disk. ``on_video`` is called after each video
     with whether it was taken. Raises OSError when the disk does not take the shard, Interrupted soon after
-    ``stopped()`` is true, and what else ``encode`` raises but Unreadable.
+    ``stopped()`` is true, DataError if a source is gone, and what else ``encode`` raises but Unreadable.
     """
     rows: list[VideoRow] = []
     rejected = [_rejected(plan, record, record.problem) for record in plan.absent]
@@ -112,6 +112,7 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
                             frame_rate=record.frame_rate,
                         )
                     except Unreadable as why:
+                        _see_that_it_is_there(record.source)
                         rejected.append(_rejected(plan, record, why.reason, why.ffmpeg_message))
                         on_video(False)
                         continue
@@ -124,6 +125,17 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
     with replace_atomically(plan.part) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(as_record_batch(rows).replace_schema_metadata(schema.metadata))
+
+
+def _see_that_it_is_there(source: Path) -> None:
+    """A disk that went away must not look like thousands of bad videos."""
+    try:
+        source.stat()
+    except OSError as error:
+        raise DataError(
+            f"{source} was there when the run began and is not now ({error.strerror}): mend that, then run the same "
+            "command again"
+        ) from None
 
 
 def read_part(plan: ShardPlan) -> ShardPart:

@@ -60,7 +60,7 @@ class VideoFiles:
             places = self._at.get(stem, ())
             found += [(order, stem, *place) for place in (places if isinstance(places, list) else (places,)) if place]
         if len(found) > 1:
-            found = [min(found, key=lambda place: self._rank(*place, split=split, class_name=class_name))]
+            found = [min(found, key=lambda place: self._rank(place, split, class_name))]
         return self.root / f"{self._folders[found[0][2]]}{found[0][1]}{found[0][3]}" if found else None
 
     def find_id(
@@ -88,8 +88,9 @@ class VideoFiles:
         return found
 
     def _rank(
-        self, order: int, stem: str, folder: int, suffix: str, split: str, class_name: str
+        self, place: tuple[int, str, int, str], split: str, class_name: str
     ) -> tuple[bool, int, bool, bool, int, str]:
+        order, stem, folder, suffix = place
         path = f"{self._folders[folder]}{stem}{suffix}"
         above = [_plain(name) for name in Path(self._folders[folder]).parts]
         return (

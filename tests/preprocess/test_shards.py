@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from preprocess.errors import Interrupted
+from preprocess.errors import DataError, Interrupted
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import VideoRow, as_record_batch, packet_offsets
 from preprocess.records import VideoRecord
@@ -154,6 +154,13 @@ def test_stop_leaves_nothing_behind(plan):
     with pytest.raises(Interrupted):
         write_shard(plan, taken.append, stopped=lambda: len(taken) == 2)
     assert taken == [True, True]
+    assert [path for path in plan.data.rglob("*") if path.is_file()] == []
+
+
+def test_disk_that_went_away_is_no_bad_video(plan, tmp_path):
+    (tmp_path / "broken.mp4").unlink()
+    with pytest.raises(DataError, match=r"broken\.mp4 was there when the run began and is not now \(No such file"):
+        write(plan)
     assert [path for path in plan.data.rglob("*") if path.is_file()] == []
 
 
