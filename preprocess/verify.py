@@ -45,7 +45,8 @@ class Verified:
         if not self.faults:
             return [f"{self.data} is as it was written: {checked}"]
         files = Counter(fault.file for fault in self.faults)
-        said = [f"{self.data} is damaged: {len(self.faults)} faults in {len(files)} files; {checked}"]
+        where = f"{_counted(len(self.faults), 'fault')} in {_counted(len(files), 'file')}"
+        said = [f"{self.data} is damaged: {where}; {checked}"]
         if any(file.endswith(".tar") for file in files):
             said.append("restore the damaged shards, or preprocess again")
         if not all(file.endswith(".tar") for file in files):
@@ -323,6 +324,10 @@ def _is_as_claimed(split: _Split, report: ShardReport) -> bool:
     claimed = split.claimed["shards"] if split.claimed else []
     number = report.shard.number
     return number < len(claimed) and bool(claimed[number]["sha256"] == report.sha256)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _first_difference(a: bytes, b: bytes) -> int:
