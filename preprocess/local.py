@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 
 from preprocess.errors import DataError, Interrupted, stop_signals
+from preprocess.parallel import exit_with_parent
 from preprocess.shards import ShardPlan, write_shard
 
 # State of a worker process, set once when it starts. Shared memory without a lock says when to stop: a worker that
@@ -24,15 +23,7 @@ _stop: ctypes.c_bool
 def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """A main process killed with SIGKILL tells nobody: without this its workers would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    exit_with_parent()
 
 
 def _work(plan: ShardPlan) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
@@ -33,14 +33,15 @@ def _exit_after_parent() -> None:
     os._exit(1)
 
 
-def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """``work`` of each task, in their order, by ``workers`` processes; by this one if that is 1.
+def in_order(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+    """``work`` of each task, in their order, by up to ``workers`` processes; by this one if that is 1, or one task.
 
     Few results are held at a time. Raises what ``work`` raises, Interrupted on Ctrl-C or SIGTERM, and DataError if a
     process was killed.
     """
+    workers = min(workers, len(tasks))
     with stop_signals() as asked:
-        if workers == 1:
+        if workers <= 1:
             for task in tasks:
                 result = work(task)
                 if asked.is_set():

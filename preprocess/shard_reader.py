@@ -42,7 +42,8 @@ class Fault:
     def __str__(self) -> str:
         where = "" if self.offset is None else f" at byte {self.offset}"
         whose = f" video '{self.key}':" if self.key else ""
-        return f"{self.file}:{whose} {self.what}{where}"
+        # A key may hold line breaks.
+        return "\\n".join(f"{self.file}:{whose} {self.what}{where}".splitlines())
 
 
 class Damaged(DataError):

@@ -45,7 +45,8 @@ class Verified:
         if not self.faults:
             return [f"{self.data} is as it was written: {checked}"]
         files = Counter(fault.file for fault in self.faults)
-        said = [f"{self.data} is damaged: {len(self.faults)} faults in {len(files)} files; {checked}"]
+        where = f"{_counted(len(self.faults), 'fault')} in {_counted(len(files), 'file')}"
+        said = [f"{self.data} is damaged: {where}; {checked}"]
         if any(file.endswith(".tar") for file in files):
             said.append("restore the damaged shards, or preprocess again")
         if not all(file.endswith(".tar") for file in files):
@@ -100,9 +101,9 @@ class _Verification:
         shards = shards_of(self._data)
         claims = self._claims(bool(shards))
         splits = [_Split(name, (claims or {}).get("splits", {}).get(name)) for name in self._names(shards, claims)]
-        self._total = sum(len(shards.get(split.name, [])) for split in splits)
+        self._total = sum(map(len, shards.values()))
         for split in splits:
-            self._check_split(split, shards.get(split.name, []), bool(claims))
+            self._check_split(split, shards[split.name])
         self._check_descriptions(splits, claims)
         rejected_sha256, rejected = self._check_rejected(splits, claims)
         self._check_dataset(splits, claims, rejected, rejected_sha256)
@@ -146,13 +147,15 @@ class _Verification:
         """Every split that has shards; what else dataset.json names is a fault."""
         for name in (claims or {}).get("splits", {}):
             if name not in shards:
-                self._fault(name, f"the split has no shards, but {_DATASET} names it")
+                self._fault(_DATASET, f"it names a split '{name}', of which there are no shards: the file is damaged")
         for name in shards:
             if claims and name not in claims["splits"]:
-                self._fault(name, f"the split has shards, but {_DATASET} does not name it")
+                self._fault(_DATASET, f"it does not name the split '{name}', of which there are shards")
         return sorted(shards)
 
-    def _check_split(self, split: _Split, shards: list[ShardFile], has_claims: bool) -> None:
+    def _check_split(self, split: _Split, shards: list[ShardFile]) -> None:
+        if split.claimed:
+            shards = [shard for shard in shards if shard.number < len(split.claimed["shards"])]
         index = self._data / split.name / _INDEX
         found = sha256_of(index) if index.is_file() else None
         self._size += index.stat().st_size if found else 0
@@ -162,7 +165,7 @@ class _Verification:
             split.reports.extend(self._checked(_tasks(index, shards)))
         else:
             self._check_against_shards(split, shards, index, found is not None)
-        self._check_presence(split, shards, has_claims)
+        self._check_presence(split, shards)
 
     def _checked(self, tasks: list[ShardTask]) -> Iterator[ShardReport]:
         for report in in_order(check_shard, tasks, self._workers):
@@ -201,7 +204,7 @@ class _Verification:
                     self._report(fault)
             split.index_sha256 = sha256_of(reference) if split.sound else ""
 
-    def _check_presence(self, split: _Split, shards: list[ShardFile], has_claims: bool) -> None:
+    def _check_presence(self, split: _Split, shards: list[ShardFile]) -> None:
         """Shards that are missing or too many, and files that nobody knows."""
         said = Counter(report.shards for report in split.reports if report.shards).most_common(1)
         wanted = len(split.claimed["shards"]) if split.claimed else said[0][0] if said else 0
@@ -323,6 +326,10 @@ def _is_as_claimed(split: _Split, report: ShardReport) -> bool:
     claimed = split.claimed["shards"] if split.claimed else []
     number = report.shard.number
     return number < len(claimed) and bool(claimed[number]["sha256"] == report.sha256)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _first_difference(a: bytes, b: bytes) -> int:
