@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,9 @@ class _Group(click.Group):
     """A group whose commands end in one line, not a traceback: exit code 2 for usage, 1 for data."""
 
     def invoke(self, context: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names may have letters that the locale has not.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(context)
         except (V4dError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -292,19 +291,22 @@ def _preprocess(
     list_dataset: Callable[[], Listing], annotations: Sequence[Path], videos: Path, out: Path, run: RunOptions
 ) -> None:
     from preprocess.progress import JsonProgress
+    from preprocess.records import printable
     from preprocess.selection import select
 
     options = run.encoding()
     if not run.as_json:
-        read = f"annotations {', '.join(map(str, annotations))}, " if annotations else ""
-        console.print(f"{read}videos {videos}, dataset {out}")
-    listing = select(list_dataset(), splits=run.split, limit=run.limit, max_missing=run.max_missing)
+        read = f"annotations {', '.join(map(printable, annotations))}, " if annotations else ""
+        console.print(f"{read}videos {printable(videos)}, dataset {printable(out)}")
+    # A dry run says what is missing, however much that is.
+    max_missing = 1.0 if run.dry_run else run.max_missing
+    listing = select(list_dataset(), splits=run.split, limit=run.limit, max_missing=max_missing)
     if run.dry_run:
         from preprocess.estimate import estimate
 
         found = estimate(listing, out, options, run.workers)
         if run.as_json:
-            click.echo(json.dumps({"event": "estimate", **found.as_json()}, ensure_ascii=False))
+            JsonProgress(click.echo).event("estimate", **found.as_json())
         else:
             for line in found.lines(run.workers):
                 console.print(line)

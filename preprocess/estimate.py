@@ -8,12 +8,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from preprocess.encode import encode
+from preprocess.errors import Interrupted, stop_signals
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.records import Listing, VideoRecord
 from preprocess.sources import Unreadable
@@ -63,14 +65,17 @@ class Estimate:
 
 
 def estimate(listing: Listing, data: Path, options: EncodeOptions, workers: int) -> Estimate:
-    """Encode a few of the videos, spread over all, with as many at a time as a run would, and scale up."""
+    """Encode a few of the videos, spread over all, with as many at a time as a run would, and scale up.
+
+    Raises Interrupted on Ctrl-C or SIGTERM.
+    """
     records = list(listing.records)
     found = [record for record in records if not record.problem]
     chosen = sorted(found, key=lambda record: hashlib.sha256(record.key.encode()).digest())
     chosen = chosen[: max(_FEWEST_TRIED, _TRIED_PER_WORKER * workers)]
     began = time.monotonic()
-    with ThreadPoolExecutor(workers) as executor:
-        sizes = list(executor.map(lambda record: _encoded_size(record, options), chosen))
+    with stop_signals() as asked, ThreadPoolExecutor(workers) as executor:
+        sizes = list(executor.map(lambda record: _encoded_size(record, options, asked.is_set), chosen))
     rate = len(chosen) / max(time.monotonic() - began, 1e-9)
     return Estimate(
         videos=dict(Counter(record.split for record in found)),
@@ -85,13 +90,16 @@ def estimate(listing: Listing, data: Path, options: EncodeOptions, workers: int)
     )
 
 
-def _encoded_size(record: VideoRecord, options: EncodeOptions) -> int | None:
+def _encoded_size(record: VideoRecord, options: EncodeOptions, stopped: Callable[[], bool]) -> int | None:
     """Bytes of the packets, None for a video that would be rejected."""
     with tempfile.TemporaryFile() as packets:
         try:
-            encode(record.source, options, packets, trim=record.trim, frame_rate=record.frame_rate)
+            encode(record.source, options, packets, stopped, trim=record.trim, frame_rate=record.frame_rate)
         except Unreadable:
             return None
+        except Interrupted:
+            # There is nothing to go on from.
+            raise Interrupted("stopped") from None
         return packets.seek(0, os.SEEK_END)
 
 

@@ -72,8 +72,8 @@ class JsonProgress:
         self._total = self._before = self._done = self._rejects = 0
 
     def event(self, name: str, **about: Any) -> None:
-        """Write one line."""
-        self._write(json.dumps({"event": name, **about}, ensure_ascii=False))
+        """Write one line, in ASCII: whatever the locale, it can be written and is JSON."""
+        self._write(json.dumps({"event": name, **about}))
 
     def start(self, total: int, done: int) -> None:
         """``done`` of ``total`` videos lie in shards that an earlier run finished."""

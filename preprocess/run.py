@@ -93,6 +93,9 @@ def preprocess(
             splits = dict.fromkeys(plan.split for plan in plans)
             assemble(data, header, {split: _parts(plans, split) for split in splits})
     _refuse_other_settings(data, read_dataset(data).options, settings)
+    if already_done:
+        videos = sum(not record.problem for record in records)
+        on_start(videos, videos)
     # Also what a run left that was killed at this point.
     shutil.rmtree(data / BUILDING, ignore_errors=True)
     return _summary(data, listing, records, began, already_done)

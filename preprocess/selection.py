@@ -32,7 +32,8 @@ def select(
         raise DataError(
             f"none of the {len(records)} listed videos is in {listing.root} ({examples}, ...): see --videos"
         )
-    if len(missing) > max_missing * len(records):
+    # Not as a product: 0.29 * 100 is less than 29.
+    if len(missing) / len(records) > max_missing:
         raise DataError(
             f"{len(missing)} of the {len(records)} listed videos are missing in {listing.root}, more than "
             f"--max-missing {max_missing:g} allows: {missing[0].problem}, ... (--dry-run lists them)"
