@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
-from preprocess.errors import DataError, UsageError
+from preprocess.errors import DataError, UsageError, V4dError
 from preprocess.index import Dataset, Index, VideoRow, shard_name
 
-_BYTES_AT_ONCE = 64 << 20
-_PIECES_AHEAD = 4
+_BYTES_AT_ONCE = 256 << 20
+_PIECES_AT_ONCE = 64
+_FAILURES_BEFORE_ONE_BY_ONE = 3
 _IVF_HEADER, _IVF_PACKET_HEADER = 32, 12
+
+
+# Videos, each as its split and its row in the index.
+_Group = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -55,34 +61,104 @@ def decode_faults(
     """
     if dataset.codec == "h264" and not torch.cuda.is_available():
         raise UsageError(f"{dataset.root} is H.264, which only a GPU decodes here: leave --deep out, or use a GPU")
-    threads = threads or min(8, os.cpu_count() or 1)
-    graphs: SimpleQueue[Pipeline] = SimpleQueue()
-    for _ in range(threads):
-        graphs.put(_decoding_graph(dataset.codec))
-    waiting: deque[Future[Undecodable | None]] = deque()
-    with ThreadPoolExecutor(threads, "decode") as executor:
+    _index.cache_clear()
+    _shard.cache_clear()
+    groups = list(_groups(dataset))
+    done = failures = 0
+    while done < len(groups):
+        if failures < _FAILURES_BEFORE_ONE_BY_ONE:
+            for faults in _decoded_by_child(dataset, groups[done:], threads or min(8, os.cpu_count() or 1)):
+                yield from faults
+                done += 1
+                on_video(sum(map(len, groups[:done])))
+        if done < len(groups):
+            # Here the child ended.
+            yield from _one_by_one(dataset, groups[done])
+            done, failures = done + 1, failures + 1
+            on_video(sum(map(len, groups[:done])))
+
+
+def _one_by_one(dataset: Dataset, group: _Group) -> Iterator[Undecodable]:
+    graph = _decoding_graph(dataset.codec, 1, 1)
+    for piece in _pieces(dataset, group):
         try:
-            for piece in _pieces(dataset, on_video):
-                waiting.append(executor.submit(_check, piece, graphs, dataset.codec))
-                if len(waiting) == _PIECES_AHEAD * threads and (fault := waiting.popleft().result()):
-                    yield fault
-            yield from filter(None, (future.result() for future in waiting))
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            yield from _check([piece], graph)
+        except RuntimeError as error:
+            graph = _decoding_graph(dataset.codec, 1, 1)
+            yield _fault(piece, f"does not decode: {_reason(error)}")
 
 
-def _pieces(dataset: Dataset, on_video: Callable[[int], None]) -> Iterator[_Piece]:
-    done = 0
+def _decoded_by_child(dataset: Dataset, groups: list[_Group], threads: int) -> Iterator[list[Undecodable]]:
+    """What a process of its own finds in each group of videos, up to the last one or to its own end.
+
+    Where one picture of a batch does not decode, DALI 2.4 names nobody, and more often than not it ends the process
+    with a segmentation fault.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_decode_groups, args=(dataset, groups, threads, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        while True:
+            try:
+                yield receiver.recv()
+            except EOFError:
+                return
+    finally:
+        child.kill()
+        child.join()
+
+
+def _decode_groups(dataset: Dataset, groups: list[_Group], threads: int, sender: Connection) -> None:
+    # Ctrl-C is the main process's to hear.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    graph = _decoding_graph(dataset.codec, _PIECES_AT_ONCE, threads)
+    try:
+        for group in groups:
+            sender.send([fault for batch in _batches(_pieces(dataset, group)) for fault in _check(batch, graph)])
+    except (RuntimeError, V4dError, OSError):
+        # The main process finds out why. At once: to take the graph down is what is not survived.
+        os._exit(1)
+
+
+def _groups(dataset: Dataset) -> Iterator[_Group]:
+    """Videos in a row that fill a batch together; mostly one."""
+    group: _Group = []
+    pieces = size = 0
     for split in dataset.splits:
         index = dataset.split(split)
-        shard, number = np.empty(0, np.uint8), -1
-        for row in index:
-            if row.shard != number:
-                shard, number = _open(index, row.shard), row.shard
-            member = shard[row.offset : row.offset + row.size]
-            yield from (_jpegs if dataset.codec == "mjpeg" else _streams)(split, row, member)
-            done += 1
-            on_video(done)
+        shapes = zip(*(index.column(name) for name in ("frames", "width", "height")), strict=True)
+        for number, (frames, width, height) in enumerate(shapes):
+            group.append((split, number))
+            pieces += frames if dataset.codec == "mjpeg" else 1
+            size += frames * width * height * 3
+            if pieces >= _PIECES_AT_ONCE or size >= _BYTES_AT_ONCE:
+                yield group
+                group, pieces, size = [], 0, 0
+    if group:
+        yield group
+
+
+def _pieces(dataset: Dataset, group: _Group) -> Iterator[_Piece]:
+    for split, number in group:
+        index = _index(dataset.root, split)
+        row = index[number]
+        member = _shard(index.path.parent / shard_name(row.shard))[row.offset : row.offset + row.size]
+        yield from (_jpegs if dataset.codec == "mjpeg" else _streams)(split, row, member)
+
+
+def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        size += int(np.prod(piece.shape))
+        if batch and (len(batch) == _PIECES_AT_ONCE or size > _BYTES_AT_ONCE):
+            yield batch
+            batch, size = [], int(np.prod(piece.shape))
+        batch.append(piece)
+    if batch:
+        yield batch
 
 
 def _jpegs(split: str, row: VideoRow, member: np.ndarray) -> Iterator[_Piece]:
@@ -109,24 +185,25 @@ def _streams(split: str, row: VideoRow, member: np.ndarray) -> Iterator[_Piece]:
             first = keyframe
 
 
-def _open(index: Index, shard: int) -> np.ndarray:
-    path: Path = index.path.parent / shard_name(shard)
+@lru_cache(maxsize=8)
+def _index(root: Path, split: str) -> Index:
+    return Index(root / split / "index.arrow")
+
+
+@lru_cache(maxsize=2)
+def _shard(path: Path) -> np.ndarray:
     try:
         return np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): restore that file, or preprocess again") from None
 
 
-def _decoding_graph(codec: str) -> Pipeline:
-    """A graph that decodes one piece at a time.
-
-    Where one of several does not decode, DALI 2.4 names nobody, and more often than not ends the process with a
-    segmentation fault.
-    """
+def _decoding_graph(codec: str, pieces: int, threads: int) -> Pipeline:
+    """A graph that decodes up to so many pieces at a time."""
     gpu = codec == "h264"
     graph = Pipeline(
-        batch_size=1,
-        num_threads=1,
+        batch_size=pieces,
+        num_threads=threads,
         device_id=0 if gpu else None,
         prefetch_queue_depth=1,
         exec_async=False,
@@ -142,19 +219,15 @@ def _decoding_graph(codec: str) -> Pipeline:
     return graph
 
 
-def _check(piece: _Piece, graphs: SimpleQueue[Pipeline], codec: str) -> Undecodable | None:
-    """Decode a piece with one of the graphs. What is wrong with it, if anything is."""
-    graph = graphs.get()
-    try:
-        graph.feed_input("data", [piece.data])
-        (output,) = graph.run()
-        shape = tuple(output.shape()[0])
-    except RuntimeError as error:
-        graph = _decoding_graph(codec)
-        return _fault(piece, f"does not decode: {_reason(error)}")
-    finally:
-        graphs.put(graph)
-    return None if shape == piece.shape else _fault(piece, f"decodes to {_said(shape)}, not {_said(piece.shape)}")
+def _check(batch: list[_Piece], graph: Pipeline) -> list[Undecodable]:
+    """Pieces that decode, but not to their shape. Raises RuntimeError, as DALI does, if one does not decode."""
+    graph.feed_input("data", [piece.data for piece in batch])
+    (output,) = graph.run()
+    return [
+        _fault(piece, f"decodes to {_said(shape)}, not {_said(piece.shape)}")
+        for piece, shape in zip(batch, map(tuple, output.shape()), strict=True)
+        if shape != piece.shape
+    ]
 
 
 def _fault(piece: _Piece, what: str) -> Undecodable:
