@@ -4,6 +4,7 @@ import pytest
 
 from preprocess import ffmpeg
 from tests.preprocess.preprocess_command import Command, tree
+from tests.preprocess.work import Work
 
 
 @pytest.fixture
@@ -45,3 +46,12 @@ def uninterrupted(ten_videos, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     assert Command(ten_videos, data, workers=1).end() == (0, "")
     return tree(data)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, video):
+    """An empty work folder, which is the current one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Work(folder, video)
