@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.table import Table
 
 from preprocess.commands import console, preprocess, preprocess_with_progress
@@ -18,6 +23,7 @@ from preprocess.errors import V4dError
 from preprocess.index import VERSION
 
 if TYPE_CHECKING:
+    from preprocess.verify import Verified
     from v4d.config import Recipe
     from v4d.evaluate import Accuracy
 
@@ -51,6 +57,129 @@ def main(debug: bool) -> None:
 
 
 main.add_command(preprocess)
+
+_DATASET = click.argument("data", type=_PATH, required=False)
+_READERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    show_default="one per core",
+    help="Processes that read shards.",
+)
+
+
+def _chosen(data: Path | None) -> Path:
+    from preprocess.work_folder import choose_dataset
+
+    return data or choose_dataset()
+
+
+@main.command()
+@_DATASET
+@_READERS
+@click.option("--deep", is_flag=True, help="Decode every frame too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify(data: Path | None, workers: int, deep: bool, as_json: bool) -> None:
+    """Check every byte of a dataset; exit code 1 and a line for each fault if one differs.
+
+    DATA is a preprocessed dataset; by default the one under shards/.
+
+    \b
+    Example: v4d verify shards/fights
+    """
+    from preprocess.verify import verify as work
+
+    data = _chosen(data)
+    with _progress("shards", as_json) as (shown, on_shard):
+        result = work(data, workers, lambda fault: None if as_json else shown.print(str(fault)), on_shard)
+    undecodable = _decode(data, as_json) if deep and not result.faults else []
+    if as_json:
+        click.echo(json.dumps({**_as_document(result), "undecodable": [asdict(fault) for fault in undecodable]}))
+    else:
+        for line in result.lines():
+            console.print(line)
+        if deep:
+            said = f"{len(undecodable)} faults" if undecodable else "every frame decodes"
+            console.print(f"{data}: {'not decoded' if result.faults else said}")
+    if result.faults or undecodable:
+        click.get_current_context().exit(1)
+
+
+def _as_document(result: Verified) -> dict[str, Any]:
+    return {**asdict(result), "data": str(result.data)}
+
+
+def _decode(data: Path, quiet: bool) -> list[Any]:
+    from pipelines.decode_check import decode_faults
+    from preprocess.index import read_dataset, shard_name
+
+    dataset = read_dataset(data)
+    total = sum(about["videos"] for about in dataset.splits.values())
+    found = []
+    with _progress("videos decoded", quiet) as (shown, on_video):
+        for fault in decode_faults(dataset, on_video=lambda done: on_video(done, total)):
+            found.append(fault)
+            if not quiet:
+                where = f"{fault.split}/{shard_name(fault.shard)}: video '{fault.key}': frame {fault.frame}"
+                shown.print(f"{where} {fault.what}")
+    return found
+
+
+@contextmanager
+def _progress(what: str, quiet: bool) -> Iterator[tuple[Console, Callable[[int, int], None]]]:
+    """A bar on a terminal, that is gone at the end; and the console to print beside it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield bar.console, lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@main.group()
+def index() -> None:
+    """Mend what lies beside the shards of a dataset."""
+
+
+@index.command()
+@_DATASET
+@_READERS
+def rebuild(data: Path | None, workers: int) -> None:
+    """Write index.arrow, rejected.jsonl and dataset.json anew, from the shards alone.
+
+    DATA is a preprocessed dataset; by default the one under shards/.
+
+    \b
+    Example: v4d index rebuild shards/fights
+    """
+    from preprocess.rebuild import rebuild as work
+
+    with _progress("shards", False) as (_, on_shard):
+        result = work(_chosen(data), workers, on_shard)
+    console.print(result.line())
+
+
+@main.command()
+@_DATASET
+@click.option("--classes", is_flag=True, help="Show the videos of every class.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def info(data: Path | None, classes: bool, as_json: bool) -> None:
+    """Show what a dataset holds: splits, classes, how it was made, and what was left out.
+
+    DATA is a preprocessed dataset; by default the one under shards/.
+
+    \b
+    Example: v4d info shards/fights --classes
+    """
+    from preprocess.info import read_info
+
+    said = read_info(_chosen(data))
+    if as_json:
+        click.echo(said.as_json())
+        return
+    for part in said.show(classes):
+        console.print(part)
 
 
 @main.command()

@@ -16,12 +16,11 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 
 from preprocess.errors import DataError, UsageError, V4dError
-from preprocess.index import Dataset, Index, VideoRow, shard_name
+from preprocess.index import IVF_HEADER, IVF_PACKET_HEADER, Dataset, Index, VideoRow, packet_offsets, shard_name
 
 _BYTES_AT_ONCE = 256 << 20
 _PIECES_AT_ONCE = 64
 _FAILURES_BEFORE_ONE_BY_ONE = 3
-_IVF_HEADER, _IVF_PACKET_HEADER = 32, 12
 
 
 # Videos, each as its split and its row in the index.
@@ -162,16 +161,17 @@ def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _jpegs(split: str, row: VideoRow, member: np.ndarray) -> Iterator[_Piece]:
-    ends = np.cumsum(row.packet_bytes, dtype=np.int64)
-    begins = ends - row.packet_bytes
+    begins = packet_offsets("mjpeg", row.packet_bytes)
+    ends = begins + row.packet_bytes
     for frame, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         yield _Piece(split, row, frame, member[begin:end], (row.height, row.width, 3))
 
 
 def _streams(split: str, row: VideoRow, member: np.ndarray) -> Iterator[_Piece]:
     """A member cut before keyframes, each part behind the member's header: a long video would not fit in memory."""
-    ends = _IVF_HEADER + np.cumsum(row.packet_bytes + np.int64(_IVF_PACKET_HEADER))
-    begins = ends - row.packet_bytes - _IVF_PACKET_HEADER
+    begins = packet_offsets("vp9", row.packet_bytes)
+    ends = begins + row.packet_bytes
+    begins -= IVF_PACKET_HEADER
     most = max(1, _BYTES_AT_ONCE // (row.width * row.height * 3))
     first = 0
     keyframes = [*np.flatnonzero(row.packet_back == 0).tolist(), row.frames]
@@ -179,7 +179,7 @@ def _streams(split: str, row: VideoRow, member: np.ndarray) -> Iterator[_Piece]:
         if keyframe > first and (after is None or after - first > most):
             # The decoder believes the header's count of frames.
             count = np.frombuffer(np.uint32(keyframe - first).tobytes(), np.uint8)
-            header = np.concatenate([member[:24], count, member[28:_IVF_HEADER]])
+            header = np.concatenate([member[:24], count, member[28:IVF_HEADER]])
             data = np.concatenate([header, member[begins[first] : ends[keyframe - 1]]])
             yield _Piece(split, row, first, data, (keyframe - first, row.height, row.width, 3))
             first = keyframe

@@ -21,6 +21,7 @@ import json
 import mmap
 import os
 import platform
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ FORMAT = 1
 ROWS_PER_BATCH = 1024
 CODEC_SUFFIX = {"mjpeg": "mjpeg", "vp9": "ivf", "h264": "ivf"}
 # An IVF file begins with a header, and so does each of its packets.
-_IVF_HEADER, _IVF_PACKET_HEADER = 32, 12
+IVF_HEADER, IVF_PACKET_HEADER = 32, 12
 # A row touches the map in a few places, and at each the kernel maps 64 kB, which count as our memory.
 _ROWS_BETWEEN_RELEASES = 256
 
@@ -103,11 +104,18 @@ class VideoRow:
         """The first label, or -1 for an unlabelled video."""
         return self.labels[0] if self.labels else -1
 
-    def as_json(self, crc32: int) -> bytes:
-        """The row as it lies in the shard beside its packets (KEY.json): in their place, the CRC-32 of their file."""
+    def as_json(self, packets_crc32: int) -> bytes:
+        """The row as it lies in the shard beside its packets (KEY.json).
+
+        In place of the packets' columns it has ``crc32``: the CRC-32 of the packets' file and, after that, of this
+        text as it is without ``crc32``.
+        """
         row = {name: value for name, value in vars(self).items() if name not in PACKET_COLUMNS}
-        row["crc32"] = crc32
-        return (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n").encode()
+        return _as_line({**row, "crc32": zlib.crc32(_as_line(row), packets_crc32)})
+
+
+def _as_line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def shard_name(shard: int) -> str:
@@ -122,7 +130,7 @@ def packet_offsets(codec: str, sizes: np.ndarray) -> np.ndarray:
     """
     offsets: np.ndarray = np.cumsum(sizes, dtype=np.int64) - sizes
     if CODEC_SUFFIX[codec] == "ivf":
-        offsets += _IVF_HEADER + _IVF_PACKET_HEADER * np.arange(1, len(sizes) + 1)
+        offsets += IVF_HEADER + IVF_PACKET_HEADER * np.arange(1, len(sizes) + 1)
     return offsets
 
 

@@ -153,6 +153,17 @@ def is_h264_keyframe(packet: memoryview) -> bool:
     return bool(unit & 0x1F == _SLICE_IDR)
 
 
+def packets_of(codec: str, member: IO[bytes]) -> Iterator[tuple[memoryview, int]]:
+    """Each packet of a shard's member, and how many packets back its reference lies (0: a keyframe).
+
+    A packet that breaks off is left out. Raises ValueError where the bytes are none of the codec's.
+    """
+    if codec == "mjpeg":
+        return ((packet, 0) for packet in jpeg_packets(member))
+    is_keyframe = is_vp9_keyframe if codec == "vp9" else is_h264_keyframe
+    return ((packet, int(not is_keyframe(packet))) for packet in ivf_packets(member))
+
+
 def ivf_header(fourcc: bytes, width: int, height: int, rate: tuple[int, int], packets: int) -> bytes:
     """The 32 bytes that an IVF file begins with; ``rate`` is in packets per second, as a fraction."""
     return _IVF_HEADER.pack(b"DKIF", 0, _IVF_HEADER.size, fourcc, width, height, *rate, packets, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +11,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocess.index import Index, VideoRow
-from preprocess.packet_walk import SUFFIX, packet_places
-from preprocess.shard_reader import Damaged, Fault, ShardFile, about_of, end_of, ends_early, read_shard, rejected_of
+from preprocess.index import CODEC_SUFFIX, Index, VideoRow, packet_offsets
+from preprocess.shard_reader import (
+    Damaged,
+    Fault,
+    ShardFile,
+    about_of,
+    crc32_said,
+    end_of,
+    ends_early,
+    read_shard,
+    rejected_of,
+    with_crc32,
+)
 from preprocess.shard_tar import REJECTED, TarReader, header_of, padding_of
 
 _BLOCK = 1 << 20
-_CRC32 = re.compile(rb'"crc32": ([0-9]+)')
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ def _by_itself(shard: ShardFile) -> ShardReport:
 
 def _by_index(shard: ShardFile, first: int, end: int) -> ShardReport:
     index = Index(shard.data / shard.split / "index.arrow")
-    rows, suffix = [index[number] for number in range(first, end)], f".{SUFFIX[index.metadata['codec']]}"
+    codec = index.metadata["codec"]
+    rows, suffix = [index[number] for number in range(first, end)], f".{CODEC_SUFFIX[codec]}"
     begins = [row.offset - len(header_of(row.key + suffix, row.size)) for row in rows]
     faults: list[Fault] = []
     header, shards, rejected, key = None, 0, None, ""
@@ -84,9 +93,7 @@ def _by_index(shard: ShardFile, first: int, end: int) -> ShardReport:
             header, shards = _about(reader, shard, begins[0] if rows else None, faults)
             for row, next_begins in zip(rows, [*begins[1:], None], strict=True):
                 key = row.key
-                found = _video(
-                    reader, row, suffix, packet_places(index.metadata["codec"], row.packet_bytes), next_begins
-                )
+                found = _video(reader, row, suffix, packet_offsets(codec, row.packet_bytes), next_begins)
                 faults += (Fault(shard.name, key, at, what) for at, what in found)
             key = ""
             if rows or header:
@@ -153,17 +160,18 @@ def _video(
     begins = reader.at
     found = reader.take((ends or begins + len(_described(row, crc32))) - begins)
     if found != _described(row, crc32):
-        said = _CRC32.search(found)
-        wanted = _described(row, int(said[1]) if said else crc32)
+        wanted = _described(row, crc32, crc32_said(found))
         if found == wanted and not damaged:
-            yield row.offset, "the CRC-32 of its packets is damaged, or what lies between them,"
+            yield row.offset, "its CRC-32 is damaged, or what lies between its packets,"
         elif found != wanted:
             yield begins + _first_difference(found, wanted), "its description is damaged"
 
 
-def _described(row: VideoRow, crc32: int) -> bytes:
-    """The whole member KEY.json."""
+def _described(row: VideoRow, crc32: int, said: bytes = b"") -> bytes:
+    """The whole member KEY.json, as it should be or with the CRC-32 that it says."""
     content = row.as_json(crc32)
+    if said:
+        content = with_crc32(content, said)
     return header_of(f"{row.key}.json", len(content)) + content + padding_of(len(content))
 
 

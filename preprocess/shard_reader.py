@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,8 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from preprocess.errors import DataError
-from preprocess.index import FORMAT, PACKET_COLUMNS, VideoRow, as_record_batch, shard_name
-from preprocess.packet_walk import SUFFIX, packet_places, packets_of
+from preprocess.index import (
+    CODEC_SUFFIX,
+    FORMAT,
+    PACKET_COLUMNS,
+    VideoRow,
+    as_record_batch,
+    packet_offsets,
+    shard_name,
+)
+from preprocess.packets import packets_of
 from preprocess.shard_tar import (
     ABOUT,
     END,
@@ -26,6 +35,7 @@ from preprocess.shard_tar import (
 )
 
 _BLOCK = 1 << 20
+_CRC32 = re.compile(rb'"crc32": ([0-9]+)')
 _JSON_FIELDS = {field.name for field in fields(VideoRow)} - set(PACKET_COLUMNS) | {"crc32"}
 _SAID_OF_SHARD = ("split", "shard", "shards")
 
@@ -139,7 +149,7 @@ def about_of(reader: TarReader, shard: ShardFile) -> tuple[dict[str, Any], int]:
             header["format"] == FORMAT
             and as_text({**header, **said}) == content
             and (said["split"], said["shard"]) == (shard.split, shard.number)
-            and header["codec"] in SUFFIX
+            and header["codec"] in CODEC_SUFFIX
             and isinstance(header["options"], dict)
             and said["shards"] > shard.number
         )
@@ -194,7 +204,7 @@ def _video(reader: TarReader, shard: ShardFile, codec: str, name: str, size: int
     def damaged(what: str, at: int) -> Damaged:
         return Damaged(Fault(shard.name, key, at, what))
 
-    if suffix != SUFFIX[codec]:
+    if suffix != CODEC_SUFFIX[codec]:
         raise damaged(f"a member '{name}' is none that v4d writes", begins)
     member = _Content(reader, size)
     sizes, crc32, back = [], [], []
@@ -223,22 +233,24 @@ def _video(reader: TarReader, shard: ShardFile, codec: str, name: str, size: int
         values = json.loads(content)
         if set(values) != _JSON_FIELDS:
             raise ValueError
-        said = values.pop("crc32")
+        said = crc32_said(content)
+        del values["crc32"]
         values["labels"], values["segments"] = tuple(values["labels"]), tuple(map(tuple, values["segments"]))
         row = VideoRow(**values, **packets)
         as_record_batch([row])
-        sound = row.as_json(said) == content
+        as_written = row.as_json(member.crc32)
+        sound = with_crc32(as_written, said) == content
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, pa.ArrowException):
         sound = False
     if not sound:
         raise damaged("its description is damaged", json_begins)
-    if member.crc32 != said:
-        raise damaged("its packets are not those that were written (CRC-32)", begins)
+    if as_written != content:
+        raise damaged("its packets or its description are not those that were written (CRC-32)", begins)
     if any(padding):
         raise damaged("the padding after its packets is damaged", begins + size)
     if (row.key, row.shard, row.offset, row.size) != (key, shard.number, begins, size):
         raise damaged("its description is of another video", json_begins)
-    last = int(packet_places(codec, lists[0])[-1]) + sizes[-1] if sizes else 0
+    last = int(packet_offsets(codec, lists[0])[-1]) + sizes[-1] if sizes else 0
     if walked or len(sizes) != row.frames or last != size:
         raise damaged(f"{walked or f'{len(sizes)} packets do not make {row.frames} frames of {size} bytes'},", begins)
     return row
@@ -268,3 +280,14 @@ class _Content:
     def drain(self) -> None:
         while self.read(_BLOCK):
             pass
+
+
+def crc32_said(about: bytes) -> bytes:
+    """The digits of the CRC-32 that a KEY.json says; none if it says nothing that is one."""
+    found = _CRC32.search(about)
+    return found[1] if found else b""
+
+
+def with_crc32(about: bytes, said: bytes) -> bytes:
+    """A KEY.json with another CRC-32."""
+    return _CRC32.sub(b'"crc32": ' + said, about, count=1)

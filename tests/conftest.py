@@ -5,11 +5,17 @@ No frame is like another, and the names say what is special about each.
 
 import re
 import subprocess
+from functools import partial
 
 import pytest
 from hypothesis import settings
 
-from preprocess.ffmpeg import executable
+from preprocess.datasets.folder import list_folder
+from preprocess.ffmpeg import EncodeOptions, executable
+from preprocess.local import write_shards_locally
+from preprocess.run import preprocess
+
+LONG_CLASS = "漢" * 50
 
 # How long one example takes says nothing on a machine that does other work too.
 settings.register_profile("v4d", deadline=None)
@@ -137,3 +143,39 @@ def video(tmp_path_factory, run_ffmpeg):
         return path
 
     return render
+
+
+@pytest.fixture(scope="session")
+def small(video, tmp_path_factory):
+    """Eight videos of three classes and two that cannot be read, in five shards. Not to be changed."""
+
+    root = tmp_path_factory.mktemp("videos")
+    sources = {
+        "a": ["h264.mp4", "vfr.mkv", "vfr.mp4", "broken.mp4"],
+        "b": ["one_frame.mp4", "edit_list.mp4", "broken.mp4"],
+        LONG_CLASS: ["one_frame.mp4", "vfr.mkv", "vfr.mp4"],
+    }
+    for name, files in sources.items():
+        (root / name).mkdir()
+        for source in files:
+            content = b"no video" if source == "broken.mp4" else video(source).read_bytes()
+            (root / name / source).write_bytes(content)
+    data = tmp_path_factory.mktemp("shards") / "small"
+    listing = list_folder(root, 0.4)
+    preprocess(
+        listing, data, EncodeOptions("48x32", quality=12), partial(write_shards_locally, workers=2), shard_size=2
+    )
+    return data
+
+
+@pytest.fixture(scope="session")
+def vp9(video, tmp_path_factory):
+    """Two VP9 videos, of 120 frames and one, in one shard. Not to be changed."""
+    root = tmp_path_factory.mktemp("videos")
+    (root / "a").mkdir()
+    for source in ("long.mp4", "one_frame.mp4"):
+        (root / "a" / source).write_bytes(video(source).read_bytes())
+    data = tmp_path_factory.mktemp("shards") / "vp9"
+    executor = partial(write_shards_locally, workers=1)
+    preprocess(list_folder(root, 0), data, EncodeOptions("64x48", codec="vp9"), executor)
+    return data

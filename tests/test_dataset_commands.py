@@ -3,18 +3,17 @@
 import json
 import shutil
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from dataset_commands import COMMANDS
+from cli import main
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset, shard_name
-from tests.preprocess.conftest import flip, small  # noqa: F401 - a fixture
+from tests.preprocess.damage import flip
 
 
 @pytest.fixture
-def data(small, tmp_path, monkeypatch):  # noqa: F811
+def data(small, tmp_path, monkeypatch):
     """A copy of a dataset as shards/small of the folder that the commands run in."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(small, tmp_path / "shards" / "small")
@@ -22,8 +21,7 @@ def data(small, tmp_path, monkeypatch):  # noqa: F811
 
 def v4d(*arguments, code=0):
     """Run a command; what it printed."""
-    group = click.Group("v4d", {command.name: command for command in COMMANDS})
-    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(main, ["--debug", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output

@@ -11,10 +11,7 @@ FOLDERS = ("v4d", "pipelines", "preprocess")
 SHARED = ("preprocess.index", "preprocess.errors")
 MAY_IMPORT = {"preprocess": ("preprocess",), "pipelines": ("pipelines", *SHARED), "v4d": ("v4d", "pipelines", *SHARED)}
 FOREIGN = {"preprocess": {"torch", "nvidia"}, "pipelines": {"av", "ffmpeg"}, "v4d": {"av", "ffmpeg", "nvidia"}}
-SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))] + [
-    ROOT / "cli.py",
-    ROOT / "dataset_commands.py",
-]
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "cli.py"]
 
 
 def imported(path):
@@ -26,11 +23,11 @@ def imported(path):
             yield node.module
 
 
-@pytest.mark.parametrize("path", SOURCES[:-2], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES[:-1], ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     folder = path.relative_to(ROOT).parts[0]
     for module in imported(path):
-        if module.split(".")[0] in (*FOLDERS, "cli", "dataset_commands"):
+        if module.split(".")[0] in (*FOLDERS, "cli"):
             allowed = MAY_IMPORT[folder]
             assert any(module == name or module.startswith(f"{name}.") for name in allowed), module
         assert module.split(".")[0] not in FOREIGN[folder], module

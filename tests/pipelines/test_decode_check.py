@@ -9,7 +9,6 @@ from pipelines.decode_check import Undecodable, decode_faults
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset, shard_name
 from preprocess.rebuild import rebuild
-from tests.preprocess.conftest import vp9  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_shard_that_is_missing(damaged):
 
 
 @pytest.fixture
-def videos_vp9(vp9, tmp_path):  # noqa: F811
+def videos_vp9(vp9, tmp_path):
     data = shutil.copytree(vp9, tmp_path / "vp9")
     rebuild(data)
     return read_dataset(data)

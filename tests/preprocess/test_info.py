@@ -8,7 +8,7 @@ from rich.console import Console
 from preprocess.errors import DataError
 from preprocess.index import FORMAT, as_record_batch, read_dataset, write_index
 from preprocess.info import read_info
-from tests.preprocess.conftest import LONG_CLASS
+from tests.conftest import LONG_CLASS
 from tests.preprocess.test_index import numbered_row
 
 

@@ -8,7 +8,7 @@ from preprocess.errors import DataError
 from preprocess.index import read_dataset, shard_name
 from preprocess.rebuild import rebuild
 from preprocess.shard_tar import TarReader, TarWriter, header_of
-from tests.preprocess.conftest import flip, keys_by_byte
+from tests.preprocess.damage import flip, keys_by_byte
 from tests.preprocess.test_run import tree
 
 
