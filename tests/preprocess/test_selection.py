@@ -82,6 +82,12 @@ def test_order_does_not_change_what_a_limit_takes(records, random, limit):
     assert {(record.split, record.key) for record in once} == {(record.split, record.key) for record in again}
 
 
+def test_a_limit_takes_the_same_on_every_machine():
+    records = [VideoRecord(f"v{i}", ROOT / "x", (0,), "train") for i in range(20)]
+    taken = [record.key for record in select(listing_of(records), limit=5).records]
+    assert taken == ["v5", "v6", "v7", "v8", "v10"]
+
+
 def test_a_limit_takes_of_many_classes():
     records = [VideoRecord(f"{i:04d}", ROOT / "x", (i // 100,), "train") for i in range(1000)]
     taken = Counter(record.labels[0] for record in select(listing_of(records), limit=200).records)
