@@ -1,7 +1,11 @@
 """Damages a file, and says whose byte it was."""
 
 import os
+import re
 import tarfile
+import zlib
+
+from preprocess.shard_tar import TarReader, TarWriter
 
 
 def flip(path, at, bit=0):
@@ -18,3 +22,28 @@ def keys_by_byte(tar):
     ends = [member.offset for member in members[1:]] + [tar.stat().st_size]
     for member, end in zip(members, ends, strict=True):
         yield member.offset, end, "" if member.name.startswith("__v4d__/") else member.name.rpartition(".")[0]
+
+
+def rewrite(tar, change, signed=False):
+    """Write a tar anew with other contents of its members, and headers that are right for them.
+
+    ``signed`` makes the CRC-32 of each video right as well.
+    """
+    with open(tar, "rb") as file:
+        reader = TarReader(file)
+        members = []
+        while found := reader.member():
+            members.append((found[0], reader.take(found[1])))
+            reader.take(-found[1] % 512)
+    before = b""
+    with open(tar, "wb") as file:
+        writer = TarWriter(file)
+        for name, content in members:
+            content = change(name, content)
+            if signed and name.endswith(".json") and not name.startswith("__"):
+                without = re.sub(rb'"crc32": [0-9]+, ', b"", content)
+                crc32 = zlib.crc32(without, zlib.crc32(before))
+                content = re.sub(rb'"crc32": [0-9]+', f'"crc32": {crc32}'.encode(), content)
+            writer.add(name, content)
+            before = content
+        writer.close()

@@ -1,4 +1,5 @@
 import json
+import re
 import tarfile
 import zlib
 from dataclasses import replace
@@ -101,7 +102,8 @@ def test_tar_is_readable_as_a_webdataset(plan):
             assert described["key"] == row.key
             assert described["frames"] == row.frames
             assert described["labels"] == row.labels
-            assert described["crc32"] == zlib.crc32(content[row.offset : row.offset + row.size])
+            without = re.sub(rb'"crc32": [0-9]+, ', b"", tar.extractfile(about).read())
+            assert described["crc32"] == zlib.crc32(content[row.offset : row.offset + row.size] + without)
 
 
 def test_shard_is_a_pure_function(plan):

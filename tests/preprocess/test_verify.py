@@ -11,8 +11,7 @@ from preprocess.index import SCHEMA, Index, as_record_batch, read_dataset, shard
 from preprocess.rebuild import rebuild
 from preprocess.shard_reader import Fault
 from preprocess.verify import verify
-from tests.preprocess.damage import flip, keys_by_byte
-from tests.preprocess.test_rebuild import rewrite
+from tests.preprocess.damage import flip, keys_by_byte, rewrite
 from tests.preprocess.test_run import tree
 
 
