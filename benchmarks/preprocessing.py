@@ -27,7 +27,7 @@ from preprocess.datasets.folder import list_folder
 from preprocess.ffmpeg import EncodeOptions, command, executable, version
 from preprocess.probe import probe
 
-CLIPS, CLASSES = 60, 2
+CLIPS, CLASSES = 120, 2
 ENDED_AT_THE_PLAN = "the plan is ready"
 
 
@@ -36,7 +36,7 @@ def make_clips(root: Path) -> None:
     for number in range(CLIPS):
         clip = root / f"class-{number % CLASSES}" / f"{number:03d}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
-        source = f"mandelbrot=size=340x256:rate=30:start_scale={3 / (1 + number)},noise=alls=8:allf=t"
+        source = f"gradients=size=340x256:rate=30:speed=0.05:seed={number},noise=alls=12:allf=t"
         arguments = ["-f", "lavfi", "-i", source, "-t", "10", "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt"]
         subprocess.run([executable(), "-loglevel", "error", *arguments, "yuv420p", str(clip)], check=True)
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Semaphore
 
 from preprocess.errors import DataError, Interrupted, stop_signals
 from preprocess.parallel import exit_with_parent
@@ -18,26 +19,28 @@ from preprocess.shards import ShardPlan, write_shard
 # is killed cannot take a lock with it.
 _progress: SimpleQueue[bool]
 _stop: ctypes.c_bool
+_turns: Semaphore
 
 
-def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool) -> None:
-    global _progress, _stop
-    _progress, _stop = progress, stop
+def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool, turns: Semaphore) -> None:
+    global _progress, _stop, _turns
+    _progress, _stop, _turns = progress, stop, turns
     exit_with_parent()
 
 
 def _work(plan: ShardPlan) -> None:
-    write_shard(plan, _progress.put, lambda: _stop.value)
+    write_shard(plan, _progress.put, lambda: _stop.value, _turns)
 
 
 def write_shards_locally(plans: list[ShardPlan], on_video: Callable[[bool], None], workers: int) -> None:
-    """Write shards in ``workers`` processes, each with one ffmpeg of one thread.
+    """Write shards in ``workers`` processes, with as many ffmpegs of one thread in all.
 
     Raises what ``write_shard`` raises, Interrupted on Ctrl-C or SIGTERM, and DataError if a process was killed.
     """
     context = get_context("spawn")
     progress: SimpleQueue[bool] = context.SimpleQueue()
     stop = context.RawValue(ctypes.c_bool, False)
+    turns = context.BoundedSemaphore(workers)
 
     def report() -> None:
         while not progress.empty():
@@ -47,7 +50,7 @@ def write_shards_locally(plans: list[ShardPlan], on_video: Callable[[bool], None
     plans = sorted(plans, key=lambda plan: -len(plan.records))
     with (
         stop_signals() as asked,
-        ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop)) as executor,
+        ProcessPoolExecutor(min(workers, len(plans)), context, _start_worker, (progress, stop, turns)) as executor,
     ):
         try:
             # Workers are born with Ctrl-C blocked, which is the main process's to hear.

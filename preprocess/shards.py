@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +28,7 @@ from preprocess.sources import Unreadable
 
 BUILDING = ".building"
 _HELD_IN_MEMORY = 64 << 20
+_SECONDS_BETWEEN_LOOKS = 0.2
 _LARGEST_SHARD = 256
 _SMALLEST_SHARD = 8
 _SHARDS_WANTED = 32
@@ -55,6 +62,12 @@ class ShardPlan:
         return self.data / BUILDING / self.split / f"shard-{self.number:05d}.arrow"
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    packets: Packets
+    file: IO[bytes]
+
+
 def plan_shards(
     data: Path,
     root: Path,
@@ -83,12 +96,20 @@ def plan_shards(
     return plans
 
 
-def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Callable[[], bool]) -> None:
+def write_shard(
+    plan: ShardPlan,
+    on_video: Callable[[bool], None],
+    stopped: Callable[[], bool],
+    turns: Semaphore | None = None,
+) -> None:
     """Encode a shard's videos and write its tar, then its part of the index.
 
     Neither file appears under its name before it is complete and on disk. ``on_video`` is called after each video
-    with whether it was taken. Raises OSError when the disk does not take the shard, Interrupted soon after
-    ``stopped()`` is true, DataError if a source is gone, and what else ``encode`` raises but Unreadable.
+    with whether it was taken. ``turns`` bounds how many videos are encoded at a time by all who write shards: with
+    it, the next video is begun as soon as there is a turn, while the one before it is written.
+
+    Raises OSError when the disk does not take the shard, Interrupted soon after ``stopped()`` is true, DataError if a
+    source is gone, and what else ``encode`` raises but Unreadable.
     """
     rows: list[VideoRow] = []
     rejected = [_rejected(plan, record, record.problem) for record in plan.absent]
@@ -98,26 +119,13 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
         with open(temporary, "wb") as file:
             tar = TarWriter(file)
             tar.add(ABOUT, as_text({**plan.header, "split": plan.split, "shard": plan.number, "shards": plan.shards}))
-            for record in plan.records:
-                if stopped():
-                    raise Interrupted
-                with tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=str(scratch)) as packets:
-                    try:
-                        _, encoded = encode(
-                            record.source,
-                            plan.options,
-                            packets,
-                            stopped,
-                            trim=record.trim,
-                            frame_rate=record.frame_rate,
-                        )
-                    except Unreadable as why:
-                        _see_that_it_is_there(record.source)
-                        rejected.append(_rejected(plan, record, why.reason, why.ffmpeg_message))
-                        on_video(False)
-                        continue
-                    rows.append(_add_video(tar, plan, record, encoded, packets))
-                on_video(True)
+            for record, found in _encoded_in_order(plan, scratch, stopped, turns):
+                if isinstance(found, Unreadable):
+                    rejected.append(_rejected(plan, record, found.reason, found.ffmpeg_message))
+                else:
+                    with found.file:
+                        rows.append(_add_video(tar, plan, record, found.packets, found.file))
+                on_video(not isinstance(found, Unreadable))
             tar.add(REJECTED, as_lines(rejected))
             tar.close()
     about = {"rejected": rejected, "size": tar.size, "sha256": tar.sha256}
@@ -125,6 +133,68 @@ def write_shard(plan: ShardPlan, on_video: Callable[[bool], None], stopped: Call
     with replace_atomically(plan.part) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(as_record_batch(rows).replace_schema_metadata(schema.metadata))
+
+
+def _encoded_in_order(
+    plan: ShardPlan, scratch: Path, stopped: Callable[[], bool], turns: Semaphore | None
+) -> Iterator[tuple[VideoRecord, _Encoded | Unreadable]]:
+    """Each video of a plan, encoded, or why it cannot be."""
+    ended = threading.Event()
+
+    def due() -> bool:
+        return stopped() or ended.is_set()
+
+    def one(record: VideoRecord) -> _Encoded | Unreadable:
+        with _turn(turns, due):
+            return _encode(plan, record, scratch, due)
+
+    with ThreadPoolExecutor(2 if turns else 1) as threads:
+        waiting: deque[tuple[VideoRecord, Future[_Encoded | Unreadable]]] = deque()
+        records = iter(plan.records)
+        try:
+            while True:
+                for record in islice(records, (2 if turns else 1) - len(waiting)):
+                    waiting.append((record, threads.submit(one, record)))
+                if not waiting:
+                    return
+                record, future = waiting.popleft()
+                yield record, future.result()
+        finally:
+            # What is still being encoded when the shard fails is given up.
+            ended.set()
+            for _, future in waiting:
+                with suppress(Exception):
+                    if isinstance(left := future.result(), _Encoded):
+                        left.file.close()
+
+
+@contextmanager
+def _turn(turns: Semaphore | None, due: Callable[[], bool]) -> Iterator[None]:
+    # Somebody killed may have taken a turn with it.
+    while turns and not turns.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+        if due():
+            raise Interrupted
+    try:
+        yield
+    finally:
+        if turns:
+            turns.release()
+
+
+def _encode(plan: ShardPlan, record: VideoRecord, scratch: Path, stopped: Callable[[], bool]) -> _Encoded | Unreadable:
+    if stopped():
+        raise Interrupted
+    file = tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY, dir=str(scratch))  # noqa: SIM115 - closed by who takes it
+    try:
+        _, packets = encode(record.source, plan.options, file, stopped, trim=record.trim, frame_rate=record.frame_rate)
+        return _Encoded(packets, file)
+    except Unreadable as why:
+        file.close()
+        _see_that_it_is_there(record.source)
+        return why
+    except BaseException:
+        file.close()
+        raise
 
 
 def _see_that_it_is_there(source: Path) -> None:
