@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.commands import bench
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
@@ -57,6 +58,7 @@ def main(debug: bool) -> None:
 
 
 main.add_command(preprocess)
+main.add_command(bench)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
