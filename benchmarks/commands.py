@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from preprocess.commands import console
 
+if TYPE_CHECKING:
+    from benchmarks.comparison import Result
+
 _PATH = click.Path(path_type=Path)
+_WIDTH = 140
 _BATCH = {"cpu": 8, "cuda": 64}
 
 
@@ -82,7 +87,7 @@ def data(
     \b
     Example: v4d bench data shards/fights --compare --videos data/fights/videos
     """
-    from benchmarks.comparison import as_comparison, as_json_document, as_table, measure
+    from benchmarks.comparison import as_json_document, measure
     from benchmarks.contenders import compare_with_rivals, describe, our_loader
     from benchmarks.turns import Work
     from pipelines import Sampling
@@ -106,7 +111,20 @@ def data(
     if as_json:
         click.echo(as_json_document(about, results))
         return
-    console.print(as_comparison(results) if compare else as_table(results[0]))
+    show(results)
+
+
+def show(results: Sequence[Result]) -> None:
+    """Print what was measured: the table of one route, or of several with a line for each that could not be."""
+    from benchmarks.comparison import as_comparison, as_table, problems
+
+    if len(results) == 1:
+        console.print(as_table(results[0]))
+        return
+    # In a file as on a wide terminal.
+    console.print(as_comparison(results), width=max(console.width, _WIDTH))
+    for line in problems(results):
+        console.print(line)
 
 
 def _device(gpu: bool | None) -> str:

@@ -166,40 +166,48 @@ def _result(entry: _Entry, work: Work, ours: dict[str, float]) -> Result:
 def as_table(result: Result) -> Table:
     """The figures of one route, one on each line."""
     table = Table(show_header=False)
-    table.add_row("videos/s", f"{result.videos_per_s:.1f}  (rounds: {', '.join(f'{r:.1f}' for r in result.rounds)})")
-    for name, value in _figures(result).items():
-        table.add_row(name, value)
+    rounds = ", ".join(f"{rate:.1f}" for rate in result.rounds)
+    table.add_row("videos/s", f"{result.videos_per_s:.1f} (turns: {rounds})")
+    table.add_row("used frames/s", f"{result.used_frames_per_s:,.0f}")
+    for name, value in _costs(result).items():
+        table.add_row(name.replace("\n", " "), value)
     return table
 
 
 def as_comparison(results: Sequence[Result]) -> Table:
     """The figures of several routes side by side, and how many times faster ours are."""
     ours = [result for result in results if result.ours]
-    ratios = [Column(f"{result.route} is faster by", justify="right") for result in ours]
-    figures = [Column(name, justify="right") for name in _figures(ours[0])]
-    table = Table("route", Column("videos/s", justify="right"), *ratios, *figures, Column("dB", justify="right"))
+    names = ["videos/s", *(f"{of.route.rpartition(', ')[2]}\nfaster by" for of in ours), *_costs(ours[0]), "alike\ndB"]
+    columns = [Column("route", no_wrap=True), Column("in", no_wrap=True)]
+    table = Table(*columns, *(Column(name, justify="right", no_wrap=True) for name in names))
     for result in results:
-        name = f"{result.route}, {result.way}" if result.way else result.route
         if result.problem:
-            table.add_row(f"{name}: {result.problem}")
+            table.add_row(result.route, "-")
             continue
-        shown = [f"{result.ratios[of.route]:.2f}x" if result.ratios else "" for of in ours]
-        near = "" if result.psnr_db is None else f"{result.psnr_db:.1f}"
-        table.add_row(name, f"{result.videos_per_s:.1f}", *shown, *_figures(result).values(), near)
+        ratios = [f"{result.ratios[of.route]:.2f}x" if result.ratios else "" for of in ours]
+        alike = _shown(result.psnr_db, 1)
+        table.add_row(
+            result.route, result.way, _shown(result.videos_per_s, 1), *ratios, *_costs(result).values(), alike
+        )
     return table
 
 
-def _figures(result: Result) -> dict[str, str]:
-    def shown(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:,.{digits}f}"
+def problems(results: Sequence[Result]) -> list[str]:
+    """A line for each route that was not measured."""
+    return [f"{result.route}: {result.problem}" for result in results if result.problem]
 
+
+def _costs(result: Result) -> dict[str, str]:
     return {
-        "used frames/s": shown(result.used_frames_per_s, 0),
-        "CPU ms per video": shown(result.cpu_ms_per_video, 1),
-        "decoded per used frame": shown(result.decoded_per_used, 2),
-        "KB read per video": shown(_kilo(result.bytes_read_per_video), 0),
-        "KB stored per video": shown(_kilo(result.bytes_stored_per_video), 0),
+        "CPU ms\nper video": _shown(result.cpu_ms_per_video, 1),
+        "decoded per\nused frame": _shown(result.decoded_per_used, 2),
+        "KB read\nper video": _shown(_kilo(result.bytes_read_per_video), 0),
+        "KB stored\nper video": _shown(_kilo(result.bytes_stored_per_video), 0),
     }
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _kilo(value: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,9 +21,8 @@ import torch
 from pipelines import Sampling
 from preprocess.errors import V4dError
 
-WARM_UP = 2
+_WARM_UP = 2
 _SMALLEST_TURN = 2
-_SECONDS_TO_END = 10
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def take_turn(route: Route, work: Work) -> Turn:
         process.join()
         raise RouteFailed(f"its process ended with exit code {process.exitcode}") from None
     finally:
-        process.join(_SECONDS_TO_END)
         process.kill()
+        process.join()
     if isinstance(found, str):
         raise RouteFailed(found)
     assert isinstance(found, Turn)
@@ -114,15 +114,20 @@ def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
     except Exception as error:
         said = str(error).strip().splitlines() or [""]
         answer.send(f"{type(error).__name__}: {said[0]}")
-    # What is said after this, while workers and decoders are torn down, is of no interest.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    finally:
+        answer.close()
+        # Decoders and workers stop at once: some would go on with batches that nobody wants, others say they crashed.
+        for process in _family()[1:]:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        os._exit(0)
 
 
 def _measure(route: Route, work: Work) -> Turn:
     for module in route.needs:
         importlib.import_module(module)
     batches = _on_the_device(route.batches(work))
-    warm_up = WARM_UP * route.at_a_time
+    warm_up = max(_WARM_UP, route.at_a_time)
     first = next(batches)
     # Of two videos: as much as a look at the pixels needs.
     some = first.pictures[: 2 * work.sampling.units * work.sampling.frames].cpu().numpy().copy()
