@@ -1,6 +1,9 @@
 """Shards in, tensors on a device out."""
 
+from pipelines.batch import Batch
 from pipelines.crops import SCALES
-from pipelines.loader import Batch, EvalLoader, Sampling, TrainLoader
+from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader
+from pipelines.samples import Sampling
+from pipelines.shard_store import MappedShards, ShardStore
 
-__all__ = ["SCALES", "Batch", "EvalLoader", "Sampling", "TrainLoader"]
+__all__ = ["MAX_BAD", "SCALES", "Batch", "EvalLoader", "MappedShards", "Sampling", "ShardStore", "TrainLoader"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pipelines.randomness import Purpose, raw
@@ -38,3 +40,14 @@ def rank_slice(order: np.ndarray, step: int, global_batch: int, rank: int, ranks
     first = step * global_batch + rank * share
     position = np.arange(first, first + share)
     return order[position % len(order)], position < len(order)
+
+
+def stand_in(sample: int, samples: int) -> int:
+    """The sample that takes the place of one that cannot be loaded; again and again it leads through all of them.
+
+    It lies in another shard, for what spoils a video often spoils its neighbours.
+    """
+    step = max(1, round(samples * (math.sqrt(5) - 1) / 2))
+    while math.gcd(step, samples) > 1:
+        step += 1
+    return (sample + step) % samples

@@ -336,7 +336,8 @@ class Index:
 class Dataset:
     """What dataset.json says of a dataset; ``split`` opens an index.
 
-    ``size`` is the width and height of every frame, or None where they differ from video to video.
+    ``size`` is the width and height of every frame, or None where they differ from video to video. ``flip`` says
+    what a horizontal flip makes of a class where that is another one, or -1 where it is none.
     """
 
     root: Path
@@ -346,6 +347,7 @@ class Dataset:
     size: tuple[int, int] | None
     splits: dict[str, dict[str, Any]]
     options: dict[str, Any]
+    flip: dict[int, int]
     fingerprint: str
 
     @property
@@ -383,6 +385,7 @@ def read_dataset(root: Path) -> Dataset:
             size=tuple(content["size"]) if content["size"] else None,
             splits=dict(content["splits"]),
             options=dict(content["options"]),
+            flip={int(i): int(other) for i, other in content.get("flip", {}).items()},
             fingerprint=hashlib.sha256(text).hexdigest(),
         )
     except FileNotFoundError:

@@ -20,7 +20,7 @@ LAST = "last.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after ``step`` steps: weights, optimizer state, recipe, and the dataset it was trained on."""
+    """A run after ``step`` steps: weights, the states of optimizer and loader, recipe, and the dataset."""
 
     step: int
     recipe: Recipe
@@ -29,6 +29,7 @@ class Checkpoint:
     fingerprint: str
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    loader: dict[str, Any]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

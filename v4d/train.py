@@ -82,7 +82,8 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         weight_decay=recipe.optim.weight_decay,
         nesterov=recipe.optim.nesterov,
     )
-    first_step = _resume(run, recipe, dataset, model, optimizer)
+    resumed = _resume(run, recipe, dataset, model, optimizer)
+    first_step = resumed.step if resumed else 0
     parallel: nn.Module = model
     if place.ranks > 1:
         device_ids = [device] if device.type == "cuda" else None
@@ -98,11 +99,12 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         global_batch=config.global_batch,
         seed=config.seed,
         device=device,
-        first_step=first_step,
         rank=place.rank,
         ranks=place.ranks,
         threads=place.decode_threads,
     )
+    if resumed:
+        loader.load_state_dict(resumed.loader)
     per_epoch = loader.steps_per_epoch
     steps = recipe.optim.epochs * per_epoch
     if first_step >= steps:
@@ -153,7 +155,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
                 pending = _Steps(done, [], [], time.monotonic(), [])
             if saving and place.is_main:
                 log.sync()
-                _save(run, done, recipe, dataset, model, optimizer)
+                _save(run, done, recipe, dataset, model, optimizer, loader)
             if stopping:
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
 
@@ -196,11 +198,13 @@ def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loa
         )
 
 
-def _resume(run: Path, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer) -> int:
-    """Load RUN/last.pt, if there is one, and return the step to go on at."""
+def _resume(
+    run: Path, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer
+) -> Checkpoint | None:
+    """Load RUN/last.pt into model and optimizer, and return it, if there is one."""
     path = run / LAST
     if not path.exists():
-        return 0
+        return None
     checkpoint = load_checkpoint(path)
     if checkpoint.recipe != recipe:
         then, now = checkpoint.recipe.model_dump(), recipe.model_dump()
@@ -212,10 +216,18 @@ def _resume(run: Path, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: 
         )
     load_weights(model, checkpoint, path)
     optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step
+    return checkpoint
 
 
-def _save(run: Path, step: int, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer) -> None:
+def _save(
+    run: Path,
+    step: int,
+    recipe: Recipe,
+    dataset: Dataset,
+    model: V4D,
+    optimizer: torch.optim.Optimizer,
+    loader: TrainLoader,
+) -> None:
     checkpoint = Checkpoint(
         step=step,
         recipe=recipe,
@@ -224,6 +236,7 @@ def _save(run: Path, step: int, recipe: Recipe, dataset: Dataset, model: V4D, op
         fingerprint=dataset.fingerprint,
         model=model.state_dict(),
         optimizer=optimizer.state_dict(),
+        loader=loader.state_dict(),
     )
     try:
         save_checkpoint(run / LAST, checkpoint)

@@ -37,6 +37,7 @@ def run(dataset, recipe, tmp_path):
         fingerprint=dataset.fingerprint,
         model=model.state_dict(),
         optimizer={},
+        loader={},
     )
     save_checkpoint(tmp_path / "run" / LAST, checkpoint)
     return tmp_path / "run"

@@ -110,7 +110,7 @@ def test_a_process_that_fails_says_so_in_a_line(dataset, tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert re.search(r"^v4d: .*shard-0000\d\.tar.* is damaged: restore that file", done.stderr, re.MULTILINE)
+    assert re.search(r"^v4d: .*shard-0000\d\.tar.* is damaged: restore", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,47 @@
+"""What a loader hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipelines.samples import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B videos on a device.
+
+    Each tensor of ``crops`` is uint8, (B·U, C, T, H, W) in channels_last_3d layout, 0 to 255: one in training; in
+    evaluation three, or one where the three would be the same. JPEGs on a GPU: they share DALI's memory.
+    ``labels_B`` (int64, CPU) is that of what the crops show, after a flip: -1 for rows that do not count and for
+    unlabelled videos. ``rows_B`` (int64, CPU) is the row in the index, and ``keys`` is its key; -1 and "" for rows
+    that do not count: they fill up the last batch, or stand in for a video that cannot be loaded.
+    """
+
+    crops: tuple[Tensor, ...]
+    labels_B: Tensor
+    rows_B: Tensor
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], crops: tuple[Tensor, ...]) -> Batch:
+        """The batch of some samples, given their crops."""
+        labels = [sample.label if sample.valid else -1 for sample in samples]
+        rows = [sample.number if sample.valid else -1 for sample in samples]
+        keys = tuple(sample.row.key if sample.valid else "" for sample in samples)
+        return cls(crops, torch.tensor(labels), torch.tensor(rows), keys)
+
+    @property
+    def x(self) -> Tensor:
+        """The only crop of a training batch."""
+        (only,) = self.crops
+        return only
+
+    @property
+    def mask_B(self) -> Tensor:  # noqa: N802 - a shape suffix
+        """Which rows count, (B,) bool, CPU."""
+        return self.rows_B >= 0

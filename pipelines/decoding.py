@@ -1,0 +1,187 @@
+"""From checked packets to crops: how a batch is fed to a DALI graph, and what is made of what comes out.
+
+Shape suffixes: B videos, U action units of a video, T frames of a unit, F = U·T, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from pipelines.crop_pictures import cut_crop
+from pipelines.graph import GraphInput, crop_graph, picture_graph
+from pipelines.packets import VideoPackets, clip_stream
+from pipelines.samples import Sample, Sampling
+
+# A decoder on a GPU takes 8 ms to open, for each stream; and that many work side by side.
+_STREAMS_ON_A_GPU = 8
+
+# One place of a batch, and its packets.
+Loaded = tuple[Sample, VideoPackets]
+# Gives the crops of a batch, each (B·U, C, T, H, W) uint8, channels_last_3d, once they are cut.
+Crops = Callable[[], tuple[Tensor, ...]]
+
+
+class Decoding(Protocol):
+    """One way from packets to crops."""
+
+    def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
+        """Build the graph that ``source`` feeds."""
+        ...
+
+    def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
+        """What the graph takes for a batch."""
+        ...
+
+    def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
+        """The crops of a batch, of what the graph made of it."""
+        ...
+
+
+class CropsInGraph:
+    """JPEGs on a GPU: decoded, cut and resized by one graph, whose memory the crops share."""
+
+    def __init__(
+        self, sampling: Sampling, videos: int, crops: int, resize: bool, device: torch.device, threads: int
+    ) -> None:
+        self._sampling, self._videos, self._crops, self._resize = sampling, videos, crops, resize
+        self._device, self._threads = device, threads
+
+    def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
+        """See Decoding."""
+        take = self._sampling
+        return crop_graph(
+            source,
+            pictures=self._videos * take.units * take.frames,
+            crops=self._crops,
+            crop=take.crop,
+            resize=self._resize,
+            device=self._device,
+            threads=self._threads,
+        )
+
+    def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
+        """See Decoding: a picture for each frame that is asked for, and the corners of its crops."""
+        jpegs, corners = [], []
+        for sample, packets in batch:
+            jpegs += [packets.packets[i] for i in packets.take.tolist()]
+            of_sample = []
+            for crop in sample.crops:
+                left, right = (crop.x + crop.width, crop.x) if crop.flip else (crop.x, crop.x + crop.width)
+                of_sample += [(crop.y, left), (crop.y + crop.height, right)]
+            corners.append(of_sample)
+        # As many corners as pictures: (2·crops, pictures, 2), each of them one array and not a list, which is
+        # what DALI takes fastest.
+        as_array = np.array(corners, np.float32).transpose(1, 0, 2)
+        return (jpegs, *as_array.repeat(self._sampling.units * self._sampling.frames, axis=1))
+
+    def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
+        """See Decoding."""
+        take = self._sampling
+        made = tuple(
+            _as_clips(from_dlpack(output.as_tensor()), len(batch) * take.units, take.frames) for output in outputs
+        )
+        return lambda: made
+
+
+class CropsOfPictures:
+    """Whole pictures from the graph, which the threads of ``executor`` cut: on a CPU, and clip streams on a GPU.
+
+    On a CPU there is a stream for each video. On a GPU the clips of a batch lie in a few streams.
+    """
+
+    def __init__(
+        self,
+        codec: str,
+        sampling: Sampling,
+        videos: int,
+        crops: int,
+        device: torch.device,
+        threads: int,
+        executor: Executor,
+    ) -> None:
+        self._codec, self._sampling, self._videos, self._crops = codec, sampling, videos, crops
+        self._device, self._threads, self._executor = device, threads, executor
+
+    def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
+        """See Decoding."""
+        frames = self._sampling.units * self._sampling.frames
+        pieces = self._videos * frames if self._codec == "mjpeg" else self._videos
+        return picture_graph(source, codec=self._codec, pieces=pieces, device=self._device, threads=self._threads)
+
+    def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
+        """See Decoding."""
+        if self._codec == "mjpeg":
+            return ([packet for _, packets in batch for packet in packets.packets],)
+        streams = [clip_stream(self._codec, clips) for clips in self._streams(batch)]
+        return [stream for stream, _ in streams], [positions for _, positions in streams]
+
+    def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
+        """See Decoding."""
+        take = self._sampling
+        pictures = self._pictures(batch, outputs[0])
+        shape = (len(batch), take.units * take.frames, take.crop, take.crop, 3)
+        made_BFHWC = [torch.empty(shape, dtype=torch.uint8, device=self._device) for _ in range(self._crops)]
+
+        def cut(at: int) -> None:
+            sample, packets = batch[at]
+            in_order = np.array_equal(packets.take, np.arange(len(packets.positions)))
+            wanted = None if in_order else torch.from_numpy(packets.take).to(self._device)
+            for crop, out_BFHWC in zip(sample.crops, made_BFHWC, strict=True):
+                cut_crop(pictures[at], wanted, crop, out_BFHWC[at])
+
+        # A GPU's work is queued by this thread, whose stream its reader waits for.
+        on_gpu = self._device.type == "cuda"
+        cuts: list[Future[None]] = []
+        for at in range(len(batch)):
+            if on_gpu:
+                cut(at)
+            else:
+                cuts.append(self._executor.submit(cut, at))
+
+        def crops() -> tuple[Tensor, ...]:
+            for done in cuts:
+                done.result()
+            units = len(batch) * take.units
+            return tuple(_as_clips(made.flatten(0, 1), units, take.frames) for made in made_BFHWC)
+
+        return crops
+
+    def _streams(self, batch: Sequence[Loaded]) -> list[list[VideoPackets]]:
+        """The clips of a batch, in order, and which of them lie in one stream."""
+        clips = [packets for _, packets in batch]
+        if self._device.type == "cpu":
+            return [[clip] for clip in clips]
+        most = -(-len(clips) // _STREAMS_ON_A_GPU)
+        streams = []
+        for _, group in groupby(clips, lambda clip: (clip.row.width, clip.row.height)):
+            of_one_size = list(group)
+            streams += [of_one_size[i : i + most] for i in range(0, len(of_one_size), most)]
+        return streams
+
+    def _pictures(self, batch: Sequence[Loaded], output: Any) -> list[Tensor]:
+        """The decoded pictures of each video, (pictures, H, W, C), in the graph's memory."""
+        if self._codec != "mjpeg":
+            decoded = iter(from_dlpack(output[i]) for i in range(len(output)))
+            streams = self._streams(batch)
+            return [
+                clip for clips in streams for clip in next(decoded).split([len(packets.positions) for packets in clips])
+            ]
+        counts = [len(packets.positions) for _, packets in batch]
+        if output.is_dense_tensor():
+            return list(from_dlpack(output.as_tensor()).split(counts))
+        singles = iter(from_dlpack(output[i]) for i in range(len(output)))
+        return [torch.stack([next(singles) for _ in range(count)]) for count in counts]
+
+
+def _as_clips(pictures_NHWC: Tensor, units: int, frames: int) -> Tensor:
+    """(B·U·T, H, W, C) as (B·U, C, T, H, W), which is channels_last_3d without a copy."""
+    return pictures_NHWC.view(units, frames, *pictures_NHWC.shape[1:]).permute(0, 4, 1, 2, 3)

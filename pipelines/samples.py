@@ -1,0 +1,165 @@
+"""What is taken from which video: the plan of every batch, a pure function of dataset, options, seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, multiscale_crop, three_crops
+from pipelines.order import rank_share, rank_slice, stand_in, steps_per_epoch, train_order
+from pipelines.randomness import Purpose, uniform
+from pipelines.sampling import centred_units, fit_stride, random_units
+from preprocess.errors import DataError
+from preprocess.index import Dataset, Index, VideoRow
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is taken from each video: ``units`` action units of ``frames`` frames, ``stride`` apart.
+
+    ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit; the sections are those of
+    ``fit_to`` units, or of ``units`` if that is None. (A network is tested on more units than it was trained on,
+    but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels;
+    ``scales`` are those of the multi-scale crop in training.
+    """
+
+    units: int
+    frames: int
+    stride: int
+    crop: int
+    fit_stride: bool = False
+    fit_to: int | None = None
+    scales: tuple[float, ...] = SCALES
+
+    def stride_for(self, row: VideoRow) -> int:
+        """The stride for one video."""
+        if not self.fit_stride:
+            return self.stride
+        return fit_stride(row.frames, self.fit_to or self.units, self.frames, self.stride)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One place in a batch: the video at position ``number`` of the index, its frames (units·frames,) and crops.
+
+    ``label`` is that of what the crops show, -1 for an unlabelled video. A sample that is not ``valid`` fills up a
+    batch, so that the network sees real pictures, and counts in no loss and no metric.
+    """
+
+    row: VideoRow
+    number: int
+    epoch: int
+    label: int
+    frames: np.ndarray
+    crops: tuple[Crop, ...]
+    valid: bool
+
+
+class Samples(Protocol):
+    """The plan of one rank: what a loader loads."""
+
+    index: Index
+    steps_per_epoch: int
+    crops: int
+
+    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+        """The batches from a step on."""
+        ...
+
+    def instead_of(self, sample: Sample) -> Sample:
+        """What fills the place of a sample that cannot be loaded, the same on any number of ranks; not valid."""
+        ...
+
+
+class TrainSamples:
+    """Endless batches of a split for training; see TrainLoader."""
+
+    crops = 1
+
+    def __init__(
+        self, dataset: Dataset, split: str, sampling: Sampling, global_batch: int, seed: int, rank: int, ranks: int
+    ) -> None:
+        """Open a split. Raises DataError if it is missing or empty, ValueError if ``ranks`` do not divide the batch."""
+        rank_share(global_batch, ranks)
+        self.index = dataset.split(split)
+        if not len(self.index):
+            raise DataError(f"the split '{split}' of {dataset.root} holds no video to train on")
+        self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
+        self._flip = dataset.flip
+        self._sampling, self._seed = sampling, seed
+        self._global_batch, self._rank, self._ranks = global_batch, rank, ranks
+        self._order = lru_cache(maxsize=2)(lambda epoch: train_order(len(self.index), seed, epoch))
+
+    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+        """The batches from a step of the run on; a step is ``epoch * steps_per_epoch`` and a step of the epoch."""
+        step = first_step
+        while True:
+            epoch, at = divmod(step, self.steps_per_epoch)
+            rows, valid = rank_slice(self._order(epoch), at, self._global_batch, self._rank, self._ranks)
+            yield [self._sample(epoch, int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+            step += 1
+
+    def instead_of(self, sample: Sample) -> Sample:
+        """A video from elsewhere in the index, as it is seen in the same epoch."""
+        return self._sample(sample.epoch, stand_in(sample.number, len(self.index)), False)
+
+    def _sample(self, epoch: int, number: int, valid: bool) -> Sample:
+        row, take = self.index[number], self._sampling
+        draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
+        frames = random_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
+        draws = uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS)
+        crop = multiscale_crop(row.width, row.height, draws, take.scales)
+        label = row.label
+        if crop.flip and label in self._flip:
+            # A class that names a direction: the flipped video shows another one, or (-1) none that there is.
+            if self._flip[label] < 0:
+                crop = crop._replace(flip=False)
+            else:
+                label = self._flip[label]
+        return Sample(row, number, epoch, label, frames.ravel(), (crop,), valid)
+
+
+class EvalSamples:
+    """Each video of a split once, in the order of the index; see EvalLoader."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        sampling: Sampling,
+        global_batch: int,
+        crops: Literal[1, 3],
+        rank: int,
+        ranks: int,
+    ) -> None:
+        """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
+        rank_share(global_batch, ranks)
+        self.index = dataset.split(split)
+        self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
+        self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
+        # Of square frames the three crops are one and the same.
+        is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
+        self._places = range(3) if crops == 3 and not is_square else range(1, 2)
+        self.crops = len(self._places)
+
+    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+        """The batches from a step on."""
+        order = np.arange(len(self.index))
+        for step in range(first_step, self.steps_per_epoch):
+            rows, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
+            yield [self._sample(int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+
+    def instead_of(self, sample: Sample) -> Sample:
+        """A video from elsewhere in the index."""
+        return self._sample(stand_in(sample.number, len(self.index)), False)
+
+    def _sample(self, number: int, valid: bool) -> Sample:
+        row, take = self.index[number], self._sampling
+        frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row))
+        squares = three_crops(row.width, row.height)
+        crops = tuple(squares[i] for i in self._places)
+        return Sample(row, number, 0, row.label, frames.ravel(), crops, valid)
