@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 from preprocess.commands import console
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Result
+    from benchmarks.turns import Work
+    from preprocess.index import Dataset
+    from v4d.beside_model import SlowDown
 
 _PATH = click.Path(path_type=Path)
-_WIDTH = 140
+_WIDTH = 136
 _BATCH = {"cpu": 8, "cuda": 64}
 
 
@@ -58,6 +62,14 @@ def bench() -> None:
 )
 @click.option("--gpu/--cpu", default=None, help="Where batches are to be  [default: on the GPU if there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--with-model",
+    "recipe",
+    is_flag=False,
+    flag_value="",
+    metavar="[RECIPE]",
+    help="Run a recipe's training step beside the loader too, after DATA; with no name the one that fits.",
+)
 @click.option("--compare", is_flag=True, help="Measure torchcodec, decord, PyAV and DALI on whole files too.")
 @click.option("--videos", type=_PATH, help="For --compare: the folder of videos that the dataset was made from.")
 @click.option("--limit", type=click.IntRange(1), default=64, help="For --compare: only so many videos of the split.")
@@ -75,6 +87,7 @@ def data(
     threads: int,
     gpu: bool | None,
     as_json: bool,
+    recipe: str | None,
     compare: bool,
     videos: Path | None,
     limit: int,
@@ -108,10 +121,28 @@ def data(
             results = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
         else:
             results = compare_with_rivals([dataset], videos, measured, repeats, limit, work, shown)
+        beside = None if recipe is None else _beside_model(recipe, dataset, measured, batch, repeats, shown)
     if as_json:
-        click.echo(as_json_document(about, results))
+        click.echo(as_json_document(about, results, beside))
         return
     show(results)
+    if beside:
+        console.print(beside.line())
+
+
+def _beside_model(
+    recipe: str, dataset: Dataset, measured: Work, batch: int | None, repeats: int, shown: Shown
+) -> SlowDown:
+    import torch
+
+    from v4d.beside_model import slow_down
+    from v4d.config import load_recipe
+    from v4d.runs import choose_recipe
+
+    settings = (f"train.global_batch={batch}",) if batch else ()
+    chosen = load_recipe(recipe or choose_recipe(dataset, measured.device), settings)
+    device = torch.device(measured.device)
+    return slow_down(chosen, dataset, measured.split, device, measured.threads, measured.seconds, repeats, shown.turn)
 
 
 def show(results: Sequence[Result]) -> None:
@@ -122,13 +153,13 @@ def show(results: Sequence[Result]) -> None:
         console.print(as_table(results[0]))
         return
     # In a file as on a wide terminal.
-    console.print(as_comparison(results), width=max(console.width, _WIDTH))
+    Console(width=max(console.width, _WIDTH), soft_wrap=True).print(as_comparison(results))
     for line in problems(results):
         console.print(line)
 
 
 def _device(gpu: bool | None) -> str:
-    """ "cuda" or "cpu". Raises UsageError if there is no GPU and one is asked for."""
+    """The name of the device: cuda or cpu. Raises UsageError if there is no GPU and one is asked for."""
     from v4d.launch import choose_gpus
 
     return "cuda" if choose_gpus(None if gpu is None else int(gpu)) else "cpu"

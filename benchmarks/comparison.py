@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from benchmarks.turns import Route, RouteFailed, Turn, Work, take_turn
+from v4d.beside_model import SlowDown
 
 # The extra v4d[bench] has them all; these are the names they go by on the package index.
 PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "cv2": "opencv-python-headless", "av": "av"}
@@ -243,6 +244,11 @@ class About:
         )
 
 
-def as_json_document(about: About, results: Sequence[Result]) -> str:
+def as_json_document(about: About, results: Sequence[Result], with_model: SlowDown | None) -> str:
     """What was measured how, and every figure."""
-    return json.dumps({**asdict(about), "routes": [asdict(result) for result in results]}, ensure_ascii=False, indent=2)
+    document = {
+        **asdict(about),
+        "routes": [asdict(result) for result in results],
+        "with_model": asdict(with_model) if with_model else None,
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2)

@@ -43,7 +43,7 @@ _NAMES = {"mjpeg": "JPEG packets", "vp9": "VP9 packets", "h264": "H.264 packets"
 
 def our_loader(dataset: Dataset, work: Work) -> Contender:
     """``TrainLoader`` on a dataset."""
-    cost = packet_cost(dataset.split(work.split), work.sampling)
+    cost = packet_cost(dataset, work)
     name = f"v4d, {_NAMES[dataset.codec]}"
     return Contender(
         name,
@@ -89,7 +89,7 @@ def rivals(dataset: Dataset, videos: Path, folder: Path, work: Work, progress: P
             found.append(Contender(f"{decoder}, {name}", ways, stored[name], problem=problem))
     on_gpu = work.device != "cpu"
     for name in (VP9_SHORT.name, H264_LONG.name, H264_SHORT.name):
-        route = DaliWholeFiles(f"DALI decoders.video, {name}", files[name])
+        route = DaliWholeFiles(f"DALI, {name}", files[name])
         # Its decoder on the CPU takes VP8, VP9 and MJPEG.
         if on_gpu or name == VP9_SHORT.name:
             found.append(Contender(route.name, {f"{work.threads} threads": route}, stored[name]))

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from benchmarks.plan import SEED, Clip, batches
+from benchmarks.plan import SEED, plan_of
 from benchmarks.turns import Given, Work
 from benchmarks.whole_files import DECODERS, NEEDS
 from pipelines import TrainLoader
+from pipelines.crops import Crop
+from pipelines.samples import Sample
 from preprocess.index import read_dataset
 
 _BATCHES_AHEAD = 2
@@ -66,27 +68,31 @@ class WholeFiles:
 
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        index = read_dataset(work.data).split(work.split)
-        planned = batches(index, work.sampling, work.batch)
+        planned = plan_of(work).batches(0)
         loaded = self._by_processes(work, planned) if self.workers == "processes" else self._by_threads(work, planned)
         for pictures, decoded in loaded:
             yield Given(pictures.to(work.device), None if decoded < 0 else decoded)
 
-    def _by_processes(self, work: Work, planned: Iterator[list[Clip]]) -> Iterator[tuple[torch.Tensor, int]]:
+    def _by_processes(self, work: Work, planned: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
         """As most train: torch's DataLoader, a batch for each worker at a time."""
         load = _Load(self.decoder, self.files, work.sampling.crop)
         loader = torch.utils.data.DataLoader(
-            load, batch_sampler=planned, num_workers=work.threads, collate_fn=_collated, prefetch_factor=_BATCHES_AHEAD
+            load,
+            batch_sampler=planned,
+            num_workers=work.threads,
+            collate_fn=_collated,
+            prefetch_factor=_BATCHES_AHEAD,
+            multiprocessing_context="fork",
         )
         yield from loader
 
-    def _by_threads(self, work: Work, planned: Iterator[list[Clip]]) -> Iterator[tuple[torch.Tensor, int]]:
+    def _by_threads(self, work: Work, planned: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
         load = _Load(self.decoder, self.files, work.sampling.crop)
         ahead: deque[list[Future[tuple[np.ndarray, int]]]] = deque()
         with ThreadPoolExecutor(work.threads) as threads:
             try:
-                for clips in planned:
-                    ahead.append([threads.submit(load.__getitem__, clip) for clip in clips])
+                for samples in planned:
+                    ahead.append([threads.submit(load.__getitem__, sample) for sample in samples])
                     if len(ahead) > _BATCHES_AHEAD:
                         yield _collated([future.result() for future in ahead.popleft()])
             finally:
@@ -95,44 +101,41 @@ class WholeFiles:
 
 @dataclass(frozen=True)
 class _Load(torch.utils.data.Dataset[tuple[np.ndarray, int]]):
-    """A clip's crops from its file, uint8 (F, crop, crop, C), and how many frames were decoded, -1 for unknown."""
+    """A sample's crops from its file, uint8 (F, crop, crop, C), and how many frames were decoded (-1: unknown)."""
 
     decoder: str
     files: tuple[Path, ...]
     crop: int
 
-    def __getitem__(self, clip: Clip) -> tuple[np.ndarray, int]:
-        found = DECODERS[self.decoder](self.files[clip.number], clip.frames)
-        cropped = np.empty((len(clip.frames), self.crop, self.crop, 3), np.uint8)
+    def __getitem__(self, sample: Sample) -> tuple[np.ndarray, int]:
+        found = DECODERS[self.decoder](self.files[sample.number], sample.frames)
+        cropped = np.empty((len(sample.frames), self.crop, self.crop, 3), np.uint8)
         for picture, out in zip(found.pictures, cropped, strict=True):
-            _cut(picture, clip, out)
+            _cut(picture, sample, out)
         return cropped, -1 if found.frames is None else found.frames
 
 
-def _cut(picture: np.ndarray, clip: Clip, out: np.ndarray) -> None:
+def _cut(picture: np.ndarray, sample: Sample, out: np.ndarray) -> None:
     import cv2
 
     height, width = picture.shape[:2]
-    (left, top, right, bottom), crop = corners(clip, width, height), clip.crop
+    left, top, right, bottom = corners(sample.crops[0], width / sample.row.width, height / sample.row.height)
     cv2.resize(picture[top:bottom, left:right], out.shape[:2], dst=out, interpolation=cv2.INTER_LINEAR)
-    if crop.flip:
+    if sample.crops[0].flip:
         cv2.flip(out, 1, dst=out)
 
 
-def corners(clip: Clip, width: int, height: int) -> tuple[int, int, int, int]:
-    """A clip's crop in pictures of another size: left, top, right, bottom, in whole pixels."""
-    across, down, crop = width / clip.row.width, height / clip.row.height, clip.crop
-    return (
-        round(crop.x * across),
-        round(crop.y * down),
-        round((crop.x + crop.width) * across),
-        round((crop.y + crop.height) * down),
+def corners(crop: Crop, across: float, down: float) -> tuple[int, int, int, int]:
+    """A crop in pictures so many times as wide and high: left, top, right, bottom, in whole pixels."""
+    right, bottom = crop.x + crop.width, crop.y + crop.height
+    return round(crop.x * across), round(crop.y * down), round(right * across), round(bottom * down)
+
+
+def _collated(samples: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, int]:
+    decoded = [frames for _, frames in samples]
+    return torch.from_numpy(np.concatenate([pictures for pictures, _ in samples])), -1 if -1 in decoded else sum(
+        decoded
     )
-
-
-def _collated(clips: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, int]:
-    decoded = [frames for _, frames in clips]
-    return torch.from_numpy(np.concatenate([pictures for pictures, _ in clips])), min(decoded) and sum(decoded)
 
 
 @dataclass(frozen=True)
@@ -147,16 +150,15 @@ class DaliWholeFiles:
     def batches(self, work: Work) -> Iterator[Given]:
         from nvidia.dali import Pipeline, fn, types
 
-        index = read_dataset(work.data).split(work.split)
-        planned = batches(index, work.sampling, work.batch)
+        planned = plan_of(work).batches(0)
         on_gpu = work.device != "cpu"
 
         def source() -> tuple[list[np.ndarray], ...]:
-            clips = next(planned)
-            boxes = [np.array(_mirrored(clip), np.float32) for clip in clips]
+            samples = next(planned)
+            boxes = [np.array(_mirrored(sample), np.float32) for sample in samples]
             return (
-                [np.fromfile(self.files[clip.number], np.uint8) for clip in clips],
-                [clip.frames.astype(np.int32) for clip in clips],
+                [np.fromfile(self.files[sample.number], np.uint8) for sample in samples],
+                [sample.frames.astype(np.int32) for sample in samples],
                 [box[0] for box in boxes],
                 [box[1] for box in boxes],
             )
@@ -170,18 +172,20 @@ class DaliWholeFiles:
         with graph:
             kinds = [types.UINT8, types.INT32, types.FLOAT, types.FLOAT]
             file, frames, start, end = fn.external_source(source=source, num_outputs=4, batch=True, dtype=kinds, ndim=1)
-            clip = fn.decoders.video(file, frames=frames, device="mixed" if on_gpu else "cpu", pad_mode="none")
+            pictures = fn.decoders.video(file, frames=frames, device="mixed" if on_gpu else "cpu", pad_mode="none")
             size = (work.sampling.crop, work.sampling.crop)
-            graph.set_outputs(fn.resize(clip, roi_start=start, roi_end=end, size=size, interp_type=types.INTERP_LINEAR))
+            graph.set_outputs(
+                fn.resize(pictures, roi_start=start, roi_end=end, size=size, interp_type=types.INTERP_LINEAR)
+            )
         graph.build()
         while True:
             (output,) = graph.run()
             yield Given(torch.utils.dlpack.from_dlpack(output.as_tensor()).flatten(0, 1), None)
 
 
-def _mirrored(clip: Clip) -> list[tuple[int, int]]:
+def _mirrored(sample: Sample) -> list[tuple[int, int]]:
     """A crop's corners (y, x) for DALI, which mirrors where they are swapped along x."""
-    crop: Any = clip.crop
+    (crop,) = sample.crops
     left, right = crop.x, crop.x + crop.width
     if crop.flip:
         left, right = right, left

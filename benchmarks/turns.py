@@ -109,29 +109,32 @@ def take_turn(route: Route, work: Work) -> Turn:
 
 
 def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
+    batches: Iterator[Given] = iter(())
     try:
-        answer.send(_measure(route, work))
+        for module in route.needs:
+            importlib.import_module(module)
+        batches = route.batches(work)
+        answer.send(_measure(batches, route.at_a_time, work))
+    except V4dError as error:
+        answer.send(str(error))
     except Exception as error:
         said = str(error).strip().splitlines() or [""]
         answer.send(f"{type(error).__name__}: {said[0]}")
     finally:
         answer.close()
-        # Decoders and workers stop at once: some would go on with batches that nobody wants, others say they crashed.
+        # ``batches`` is left as it is: workers stop at once, and do not end the batches that nobody wants.
         for process in _family()[1:]:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         os._exit(0)
 
 
-def _measure(route: Route, work: Work) -> Turn:
-    for module in route.needs:
-        importlib.import_module(module)
-    batches = _on_the_device(route.batches(work))
-    warm_up = max(_WARM_UP, route.at_a_time)
+def _measure(batches: Iterator[Given], at_a_time: int, work: Work) -> Turn:
+    batches = _on_the_device(batches)
     first = next(batches)
     # Of two videos: as much as a look at the pixels needs.
     some = first.pictures[: 2 * work.sampling.units * work.sampling.frames].cpu().numpy().copy()
-    for _ in islice(batches, warm_up - 1):
+    for _ in islice(batches, max(_WARM_UP, at_a_time) - 1):
         pass
     began, cpu, read = time.perf_counter(), cpu_seconds(), bytes_read()
     taken, decoded, seconds = 0, 0, 0.0
@@ -139,7 +142,7 @@ def _measure(route: Route, work: Work) -> Turn:
         taken += 1
         decoded = -1 if given.decoded is None or decoded < 0 else decoded + given.decoded
         seconds = time.perf_counter() - began
-        if seconds >= work.seconds and taken >= _SMALLEST_TURN and taken % route.at_a_time == 0:
+        if seconds >= work.seconds and taken >= _SMALLEST_TURN and taken % at_a_time == 0:
             break
     turn = Turn(taken * work.batch, seconds, cpu_seconds() - cpu, bytes_read() - read, decoded, some)
     return replace(turn, decoded=None) if decoded < 0 else turn

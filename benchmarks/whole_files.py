@@ -26,9 +26,9 @@ def by_decord(file: Path, frames: np.ndarray) -> Decoded:
 
 def by_torchcodec(file: Path, frames: np.ndarray) -> Decoded:
     """One ``get_frames_at`` with exact seeking."""
-    import torchcodec.decoders
+    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
-    decoder = torchcodec.decoders.VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1)
+    decoder = VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1)
     return Decoded(decoder.get_frames_at(frames.tolist()).data.numpy(), None)
 
 

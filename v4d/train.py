@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import Batch, EvalLoader, TrainLoader
+from pipelines import EvalLoader, TrainLoader
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
 from preprocess.index import Dataset, held, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -25,6 +23,7 @@ from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
 from v4d.network import V4D
 from v4d.schedule import learning_rate
+from v4d.step import build, train_step
 from v4d.training_log import TrainingLog
 
 _STEPS_BETWEEN_SYNCS = 10
@@ -71,17 +70,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
     share = config.share_of(place.ranks)
-    torch.manual_seed(config.seed)
-    model = V4D(recipe.model, len(dataset.classes)).to(device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.optim.lr,
-        momentum=recipe.optim.momentum,
-        weight_decay=recipe.optim.weight_decay,
-        nesterov=recipe.optim.nesterov,
-    )
+    model, optimizer = build(recipe, len(dataset.classes), device)
     resumed = _resume(run, recipe, dataset, model, optimizer)
     first_step = resumed.step if resumed else 0
     parallel: nn.Module = model
@@ -133,12 +122,9 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             lr = learning_rate(recipe.optim, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss, correct = _forward(compute, batch, recipe, device, loader.videos_in(step))
-            optimizer.zero_grad(set_to_none=True)
-            # DDP averages gradients over ranks; each rank's loss is its share of the global mean.
-            (loss * place.ranks).backward()
-            optimizer.step()
-            pending.losses.append(loss.detach())
+            valid = loader.videos_in(step)
+            loss, correct = train_step(compute, optimizer, batch, recipe, device, valid, place.ranks)
+            pending.losses.append(loss)
             pending.correct.append(correct)
 
             done = step + 1
@@ -158,18 +144,6 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
                 _save(run, done, recipe, dataset, model, optimizer, loader)
             if stopping:
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
-
-
-def _forward(
-    compute: Callable[..., Tensor], batch: Batch, recipe: Recipe, device: torch.device, valid: int
-) -> tuple[Tensor, Tensor]:
-    """This rank's share of the mean loss over the ``valid`` videos of the global batch, and its correct videos."""
-    x = batch.x if recipe.train.channels_last else batch.x.contiguous()
-    labels_B = batch.labels_B.to(device, non_blocking=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
-        logits_BK = compute(x, recipe.data.units)
-    loss = F.cross_entropy(logits_BK.float(), labels_B, ignore_index=-1, reduction="sum") / valid
-    return loss, (logits_BK.argmax(dim=1) == labels_B).sum()
 
 
 def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> None:
