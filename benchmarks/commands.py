@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.turns import Work
     from preprocess.index import Dataset
     from v4d.beside_model import SlowDown
+    from v4d.config import Recipe
 
 _PATH = click.Path(path_type=Path)
 _WIDTH = 136
@@ -113,6 +114,7 @@ def data(
     dataset = read_dataset(data or choose_dataset())
     sampling = Sampling(units, frames, stride, crop)
     measured = Work(dataset.root, split, sampling, batch or _BATCH[device], device, threads, seconds)
+    chosen = None if recipe is None else _chosen_recipe(recipe, dataset, device, batch)
     about = describe(dataset, measured, repeats)
     if not as_json:
         console.print(about.line())
@@ -121,7 +123,7 @@ def data(
             results = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
         else:
             results = compare_with_rivals([dataset], videos, measured, repeats, limit, work, shown)
-        beside = None if recipe is None else _beside_model(recipe, dataset, measured, batch, repeats, shown)
+        beside = _beside_model(chosen, dataset, measured, repeats, shown) if chosen else None
     if as_json:
         click.echo(as_json_document(about, results, beside))
         return
@@ -130,19 +132,20 @@ def data(
         console.print(beside.line())
 
 
-def _beside_model(
-    recipe: str, dataset: Dataset, measured: Work, batch: int | None, repeats: int, shown: Shown
-) -> SlowDown:
-    import torch
-
-    from v4d.beside_model import slow_down
+def _chosen_recipe(name: str, dataset: Dataset, device: str, batch: int | None) -> Recipe:
     from v4d.config import load_recipe
     from v4d.runs import choose_recipe
 
-    settings = (f"train.global_batch={batch}",) if batch else ()
-    chosen = load_recipe(recipe or choose_recipe(dataset, measured.device), settings)
+    return load_recipe(name or choose_recipe(dataset, device), (f"train.global_batch={batch}",) if batch else ())
+
+
+def _beside_model(recipe: Recipe, dataset: Dataset, measured: Work, repeats: int, shown: Shown) -> SlowDown:
+    import torch
+
+    from v4d.beside_model import slow_down
+
     device = torch.device(measured.device)
-    return slow_down(chosen, dataset, measured.split, device, measured.threads, measured.seconds, repeats, shown.turn)
+    return slow_down(recipe, dataset, measured.split, device, measured.threads, measured.seconds, repeats, shown.turn)
 
 
 def show(results: Sequence[Result]) -> None:
