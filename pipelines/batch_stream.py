@@ -59,7 +59,7 @@ class BatchStream:
         """The batches from a step on."""
         # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
         # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
-        in_use: deque[tuple[torch.cuda.Event, Batch]] = deque()
+        in_use: deque[tuple[torch.cuda.Event, Batch, Crops]] = deque()
         with ThreadPoolExecutor(_READERS, "packets") as readers, ThreadPoolExecutor(self._threads, "crops") as cutters:
             try:
                 # The crops of a batch are cut while the one before it is used.
@@ -84,7 +84,7 @@ class BatchStream:
         return CropsOfPictures(self._codec, *given, self._device, self._threads, cutters)
 
     def _hand_out(
-        self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch]]
+        self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
         for loaded in batch:
             if loaded.why and loaded.meant.valid:
@@ -95,7 +95,7 @@ class BatchStream:
             return
         queued = torch.cuda.Event()
         queued.record(torch.cuda.current_stream(self._device))
-        in_use.append((queued, made))
+        in_use.append((queued, made, crops))
         if len(in_use) > _BATCHES_IN_USE:
             in_use[0][0].synchronize()
         while in_use and in_use[0][0].query():

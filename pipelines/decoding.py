@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ _STREAMS_ON_A_GPU = 8
 
 # One place of a batch, and its packets.
 Loaded = tuple[Sample, VideoPackets]
-# Gives the crops of a batch, each (B·U, C, T, H, W) uint8, channels_last_3d, once they are cut.
+# Gives the crops of a batch, each (B·U, C, T, H, W) uint8, channels_last_3d, once they are cut. On a GPU it must live
+# until the GPU has cut them.
 Crops = Callable[[], tuple[Tensor, ...]]
 
 
@@ -110,6 +112,7 @@ class CropsOfPictures:
     ) -> None:
         self._codec, self._sampling, self._videos, self._crops = codec, sampling, videos, crops
         self._device, self._threads, self._executor = device, threads, executor
+        self._most_streams = _STREAMS_ON_A_GPU if device.type == "cuda" else videos
 
     def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
         """See Decoding."""
@@ -138,7 +141,7 @@ class CropsOfPictures:
             for crop, out_BFHWC in zip(sample.crops, made_BFHWC, strict=True):
                 cut_crop(pictures[at], wanted, crop, out_BFHWC[at])
 
-        # A GPU's work is queued by this thread, whose stream its reader waits for.
+        # A GPU's work is queued by this thread, whose stream its reader waits for. It reads ``pictures`` later.
         on_gpu = self._device.type == "cuda"
         cuts: list[Future[None]] = []
         for at in range(len(batch)):
@@ -147,20 +150,21 @@ class CropsOfPictures:
             else:
                 cuts.append(self._executor.submit(cut, at))
 
-        def crops() -> tuple[Tensor, ...]:
-            for done in cuts:
-                done.result()
-            units = len(batch) * take.units
-            return tuple(_as_clips(made.flatten(0, 1), units, take.frames) for made in made_BFHWC)
+        return partial(self._cut, cuts, made_BFHWC, pictures if on_gpu else None)
 
-        return crops
+    def _cut(self, cuts: list[Future[None]], made_BFHWC: list[Tensor], held: list[Tensor] | None) -> tuple[Tensor, ...]:
+        """Wait for the cuts. ``held`` is not used: it lives as long as what holds this call."""
+        for done in cuts:
+            done.result()
+        frames = self._sampling.frames
+        return tuple(
+            _as_clips(made.flatten(0, 1), made.shape[0] * made.shape[1] // frames, frames) for made in made_BFHWC
+        )
 
     def _streams(self, batch: Sequence[Loaded]) -> list[list[VideoPackets]]:
         """The clips of a batch, in order, and which of them lie in one stream."""
         clips = [packets for _, packets in batch]
-        if self._device.type == "cpu":
-            return [[clip] for clip in clips]
-        most = -(-len(clips) // _STREAMS_ON_A_GPU)
+        most = -(-len(clips) // self._most_streams)
         streams = []
         for _, group in groupby(clips, lambda clip: (clip.row.width, clip.row.height)):
             of_one_size = list(group)
