@@ -69,7 +69,8 @@ def read_segments(index: Index) -> Segments:
             at_rate, evenly = fps_den / fps_num, (end - start) / frames
             # Without the last frame's time, which some containers do not tell, or a part of one more.
             fills_the_time = np.abs(frames * at_rate - (end - start)) <= 1.5 * at_rate
-            seconds = np.where(fills_the_time | (index.metadata.get("fps") is not None), at_rate, evenly)
+            is_rate = (fps_num > 0) & (fills_the_time | (index.metadata.get("fps") is not None))
+            seconds = np.where(is_rate, at_rate, evenly)
             is_timed = np.isfinite(seconds) & (seconds > 0)
             from_frame, to_frame = ((times - start[of_S]) / seconds[of_S] for times in (begins, ends))
         last = frames[of_S] - 1
