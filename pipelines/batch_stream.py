@@ -15,7 +15,7 @@ from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
 from pipelines.graph import GraphInput, picture_graph
 from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
-from pipelines.samples import Sample, Samples, Sampling
+from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
 _BATCHES_READ_AHEAD = 3
@@ -87,8 +87,8 @@ class BatchStream:
         self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
         for loaded in batch:
-            if loaded.why and loaded.meant.valid:
-                self._bad.add(loaded.meant.row.key, loaded.meant.epoch, loaded.why)
+            if loaded.why and loaded.meant.place.valid:
+                self._bad.add(loaded.meant.row.key, loaded.meant.place.epoch, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":
@@ -112,7 +112,7 @@ class BatchStream:
 
         def source() -> GraphInput:
             for plan in islice(plans, _BATCHES_READ_AHEAD - len(reading)):
-                reading.append([readers.submit(self._load, sample) for sample in plan])
+                reading.append([readers.submit(self._load, place) for place in plan])
             if again:
                 batch = again.popleft()
             elif reading:
@@ -138,16 +138,24 @@ class BatchStream:
             batch = given.popleft()
             yield batch, decoding.crops([(loaded.sample, loaded.packets) for loaded in batch], outputs)
 
-    def _load(self, sample: Sample, why: Damaged | None = None) -> _Loaded:
-        """Read a sample's packets, or those of the first one after it that are whole."""
-        meant = sample
+    def _load(self, place: Place) -> _Loaded:
+        """Plan a place and read its packets, or those of the first one after it that are whole."""
+        meant = self._samples.sample(place)
+        try:
+            return _Loaded(meant, meant, self._reader.read(meant.row, meant.frames))
+        except Damaged as error:
+            return self._stand_in(meant, meant, error)
+
+    def _stand_in(self, meant: Sample, bad: Sample, why: Damaged) -> _Loaded:
+        """What fills the place of ``meant``: the first sample after ``bad`` whose packets are whole."""
+        place = bad.place
         for _ in range(_MOST_REPLACEMENTS):
-            if why is None or sample is not meant:
-                try:
-                    return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
-                except Damaged as error:
-                    why = why or error
-            sample = self._samples.instead_of(sample)
+            place = self._samples.instead_of(place)
+            sample = self._samples.sample(place)
+            try:
+                return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
+            except Damaged:
+                continue
         raise DataError(
             f"{_MOST_REPLACEMENTS} videos in a row cannot be loaded; the first: {why}: restore it, or preprocess again"
         )
@@ -159,8 +167,7 @@ class BatchStream:
             now = loaded
             while (reason := self._fault(now.packets)) is not None:
                 why = now.why or self._reader.undecodable(now.sample.row, reason)
-                after = self._load(now.sample, why)
-                now = _Loaded(loaded.meant, after.sample, after.packets, why)
+                now = self._stand_in(loaded.meant, now.sample, why)
             mended.append(now)
         if all(a is b for a, b in zip(batch, mended, strict=True)):
             raise DataError(f"DALI cannot decode a batch, although each video of it decodes: {_reason(error)}")
