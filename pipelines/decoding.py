@@ -20,6 +20,7 @@ from torch.utils.dlpack import from_dlpack
 from pipelines.crop_pictures import cut_crop
 from pipelines.graph import GraphInput, crop_graph, picture_graph
 from pipelines.packets import VideoPackets, clip_stream
+from pipelines.picture_memory import PictureMemory
 from pipelines.samples import Sample, Sampling
 
 # A decoder on a GPU takes 8 ms to open, for each stream; and that many work side by side.
@@ -112,6 +113,8 @@ class CropsOfPictures:
     ) -> None:
         self._codec, self._sampling, self._videos, self._crops = codec, sampling, videos, crops
         self._device, self._threads, self._executor = device, threads, executor
+        self._shape = (videos, sampling.units * sampling.frames, sampling.crop, sampling.crop, 3)
+        self._memory = PictureMemory(self._shape)
         self._most_streams = _STREAMS_ON_A_GPU if device.type == "cuda" else videos
 
     def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
@@ -129,10 +132,8 @@ class CropsOfPictures:
 
     def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
         """See Decoding."""
-        take = self._sampling
         pictures = self._pictures(batch, outputs[0])
-        shape = (len(batch), take.units * take.frames, take.crop, take.crop, 3)
-        made_BFHWC = [torch.empty(shape, dtype=torch.uint8, device=self._device) for _ in range(self._crops)]
+        made_BFHWC = [self._empty() for _ in range(self._crops)]
 
         def cut(at: int) -> None:
             sample, packets = batch[at]
@@ -160,6 +161,11 @@ class CropsOfPictures:
         return tuple(
             _as_clips(made.flatten(0, 1), made.shape[0] * made.shape[1] // frames, frames) for made in made_BFHWC
         )
+
+    def _empty(self) -> Tensor:
+        if self._device.type == "cpu":
+            return self._memory.tensor()
+        return torch.empty(self._shape, dtype=torch.uint8, device=self._device)
 
     def _streams(self, batch: Sequence[Loaded]) -> list[list[VideoPackets]]:
         """The clips of a batch, in order, and which of them lie in one stream."""
