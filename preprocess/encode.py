@@ -21,6 +21,7 @@ import numpy as np
 
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions, command, executable, messages
+from preprocess.layer_check import see_that_layers_are_kept
 from preprocess.packets import (
     h264_packets,
     ivf_header,
@@ -139,6 +140,8 @@ def _encode(
         if cut is None or not cut.ordered or _is_exact(output, taken, options):
             break
     _check(output, found, taken, options)
+    if options.layers != 1:
+        see_that_layers_are_kept()
     if options.codec != "mjpeg":
         end = sink.tell()
         sink.seek(begin)

@@ -105,14 +105,14 @@ class EncodeOptions:
         assert self.gop is not None and self.quality is not None
         if not of.best <= self.quality <= of.worst:
             raise UsageError(f"quality {self.quality} is not from {of.best} (best) to {of.worst}, as {self.codec} has")
-        if self.codec == "mjpeg" and self.gop != 1:
-            raise UsageError(f"gop {self.gop} is not for mjpeg, in which every packet is a keyframe: use 1")
-        if not 1 <= self.gop <= 256:
-            raise UsageError(f"gop {self.gop} is not from 1 to 256")
         if layers not in (1, _LAYERS):
             raise UsageError(f"there are no {layers} layers: use 1 or {_LAYERS}")
         if layers == _LAYERS and self.codec != "vp9":
             raise UsageError(f"{layers} layers are not for {self.codec}: use vp9, or 1")
+        if self.codec == "mjpeg" and self.gop != 1:
+            raise UsageError(f"gop {self.gop} is not for mjpeg, in which every packet is a keyframe: use 1")
+        if not 1 <= self.gop <= 256:
+            raise UsageError(f"gop {self.gop} is not from 1 to 256")
         if layers == _LAYERS and self.gop % LAYER_PERIOD:
             raise UsageError(f"gop {self.gop} is no multiple of {LAYER_PERIOD}, as {layers} layers need: change either")
         if self.fps is not None and not 0 < self.fps <= _LARGEST_FPS:
