@@ -34,6 +34,7 @@ from preprocess.packets import ivf_header, ivf_packet_header, ivf_packets
 SECONDS, RATE, SIZE = 10, 30, (320, 256)
 UNITS, UNIT_FRAMES, STRIDE = 4, 4, 8
 BATCH, STREAMS_ON_GPU = 16, 8
+SAMPLINGS = ((4, 4, 8), (4, 8, 8), (4, 4, 4), (10, 4, 8))
 # Layers, GOP, qualities: the first is what the others are compared with.
 WAYS = (
     *((1, 8, (37, 41, 31)), (3, 32, (33, 37, 41)), (3, 24, (33, 37, 41)), (3, 16, (33, 37, 41))),
@@ -216,6 +217,27 @@ def report(ways: list[Way]) -> None:
             print(f"{name:20} bytes at equal quality {size:5.2f}, quality at equal size {better:+5.2f} dB")
 
 
+def report_sampling() -> None:
+    """What other samplings cost in packets; follows from the references alone."""
+    frames = SECONDS * RATE
+    chosen: dict[str, list[list[int]]] = {}
+    for units, unit_frames, stride in SAMPLINGS:
+        random = np.random.default_rng(0)
+        starts = (random_units(frames, units, unit_frames, stride, random.random(units)) for _ in range(1000))
+        chosen[f"{units}x{unit_frames}, stride {stride}"] = [np.unique(indices).tolist() for indices in starts]
+        on_keyframe = [stride * number for number in range(unit_frames)]
+        chosen[f"{unit_frames} from a keyframe on, stride {stride}"] = [on_keyframe]
+    print("\npackets decoded per frame used, units of random starts and such as begin at a keyframe")
+    print(f"{'layers-GOP':32}" + "".join(f"{f'{layers}-{gop}':>8}" for layers, gop, _ in WAYS))
+    for name, sets in chosen.items():
+        line = f"{name:32}"
+        for layers, gop, _ in WAYS:
+            options = EncodeOptions(codec="vp9", layers=layers, gop=gop)
+            back = np.array([options.back_of(number) for number in range(frames)])
+            line += f"{sum(len(needed(back, one)) for one in sets) / sum(map(len, sets)):8.2f}"
+        print(line)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="a folder with videos, in any folders")
@@ -234,6 +256,7 @@ def main() -> None:
             encode_in(way, clips)
     measure(ways, args.rounds, args.device == "gpu")
     report(ways)
+    report_sampling()
 
 
 if __name__ == "__main__":
