@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from isal import isal_zlib
 
 from pipelines.shard_store import ShardStore
 from preprocess.errors import DataError
@@ -83,7 +83,7 @@ class PacketReader:
             strict=True,
         ):
             packet = self._store.read(row.shard, start, size)
-            if len(packet) != size or zlib.crc32(packet.data) != crc32:
+            if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
             if self._codec == "mjpeg" and not _is_jpeg(packet, row.width, row.height):
                 raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
