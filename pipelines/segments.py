@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocess.index import SCHEMA, Index
+from preprocess.index import Index
 
 _COLUMNS = ("frames", "fps_num", "fps_den", "start", "end", "segments")
 # A frame at 0.1 s is in a segment that begins at 0.1 s, although these are no tenths but what is nearest in binary.
@@ -54,32 +56,30 @@ def read_segments(index: Index) -> Segments:
 
     Only the columns that are needed are read, none as Python objects.
     """
-    options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in _COLUMNS])
-    with pa.memory_map(str(index.path)) as source:
-        table = pa.ipc.open_file(source, options=options).read_all()
-        frames, fps_num, fps_den, start, end = (table[name].to_numpy() for name in _COLUMNS[:-1])
-        segments = table["segments"].combine_chunks()
-        lengths = pc.list_value_length(segments).to_numpy()
-        labels, begins, ends = (values.to_numpy() for values in segments.flatten().flatten())
+    table = _columns(index.path)
+    frames, fps_num, fps_den, start, end = (table[name].to_numpy() for name in _COLUMNS[:-1])
+    segments = table["segments"].combine_chunks()
+    lengths = pc.list_value_length(segments).to_numpy()
+    labels, begins, ends = (values.to_numpy() for values in segments.flatten().flatten())
 
-        row_numbers = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 1))
-        is_segment = lengths[row_numbers] > 0
-        of_S = row_numbers[is_segment]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            at_rate, evenly = fps_den / fps_num, (end - start) / frames
-            # Without the last frame's time, which some containers do not tell, or a part of one more.
-            fills_the_time = np.abs(frames * at_rate - (end - start)) <= 1.5 * at_rate
-            is_rate = (fps_num > 0) & (fills_the_time | (index.metadata.get("fps") is not None))
-            seconds = np.where(is_rate, at_rate, evenly)
-            is_timed = np.isfinite(seconds) & (seconds > 0)
-            from_frame, to_frame = ((times - start[of_S]) / seconds[of_S] for times in (begins, ends))
-        last = frames[of_S] - 1
-        # A video that nobody knows the times of has all its frames in each of its segments.
-        from_frame, to_frame = np.where(is_timed[of_S], (from_frame, to_frame), (np.zeros(len(of_S)), frames[of_S]))
-        first = np.clip(np.ceil(from_frame - _OF_A_FRAME), 0, last)
-        beyond = np.clip(np.ceil(to_frame - _OF_A_FRAME), 0, last + 1)
-        first = np.where(beyond <= first, np.clip(np.floor(from_frame + _OF_A_FRAME), 0, last), first)
-        beyond = np.maximum(beyond, first + 1)
+    row_numbers = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 1))
+    is_segment = lengths[row_numbers] > 0
+    of_S = row_numbers[is_segment]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at_rate, evenly = fps_den / fps_num, (end - start) / frames
+        # Without the last frame's time, which some containers do not tell, or a part of one more.
+        fills_the_time = np.abs(frames * at_rate - (end - start)) <= 1.5 * at_rate
+        is_rate = (fps_num > 0) & (fills_the_time | (index.metadata.get("fps") is not None))
+        seconds = np.where(is_rate, at_rate, evenly)
+        is_timed = np.isfinite(seconds) & (seconds > 0)
+        from_frame, to_frame = ((times - start[of_S]) / seconds[of_S] for times in (begins, ends))
+    last = frames[of_S] - 1
+    # A video that nobody knows the times of has all its frames in each of its segments.
+    from_frame, to_frame = np.where(is_timed[of_S], (from_frame, to_frame), (np.zeros(len(of_S)), frames[of_S]))
+    first = np.clip(np.ceil(from_frame - _OF_A_FRAME), 0, last)
+    beyond = np.clip(np.ceil(to_frame - _OF_A_FRAME), 0, last + 1)
+    first = np.where(beyond <= first, np.clip(np.floor(from_frame + _OF_A_FRAME), 0, last), first)
+    beyond = np.maximum(beyond, first + 1)
 
     def spread(values: np.ndarray) -> np.ndarray:
         whole = np.zeros(len(row_numbers), np.int64)
@@ -87,3 +87,14 @@ def read_segments(index: Index) -> Segments:
         return whole
 
     return Segments(row_numbers, spread(labels), spread(first), spread(beyond - first))
+
+
+def _columns(path: Path) -> pa.Table:
+    """Views of the file: from a buffer, what is not used is not read. (Arrow's own memory map reads it all.)"""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    reader = pa.ipc.open_file(pa.py_buffer(mapped))
+    schema = pa.schema([reader.schema.field(name) for name in _COLUMNS])
+    return pa.Table.from_batches(
+        [reader.get_batch(i).select(_COLUMNS) for i in range(reader.num_record_batches)], schema
+    )

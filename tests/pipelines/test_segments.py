@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -44,23 +45,23 @@ def test_a_segment_has_the_frames_that_begin_in_it(tmp_path, segment, frames):
     assert segments_of(tmp_path, [row]) == [(0, 2, frames[0], len(frames))]
 
 
-@given(
-    st.lists(st.floats(0, 8), min_size=1, max_size=8), st.integers(1, 200), st.sampled_from([(25, 1), (30000, 1001)])
-)
+milliseconds = st.lists(st.integers(0, 8000), min_size=1, max_size=8)
+
+
+@given(milliseconds, st.integers(1, 200), st.sampled_from([(25, 1), (30000, 1001)]))
 def test_segments_that_meet_share_no_frame_and_lose_none(tmp_path_factory, times, frames, rate):
     num, den = rate
-    cuts = [0.0, *sorted(times), 1000.0]
-    parts = tuple((i, *ends) for i, ends in enumerate(itertools.pairwise(cuts)))
-    row = a_row(0, frames, segments=parts, fps_num=num, fps_den=den, end=frames * den / num)
+    cuts = [Fraction(time, 1000) for time in (0, *sorted(times), 10**6)]
+    parts = list(itertools.pairwise(cuts))
+    segments = tuple((i, float(begin), float(end)) for i, (begin, end) in enumerate(parts))
+    row = a_row(0, frames, segments=segments, fps_num=num, fps_den=den, end=frames * den / num)
     found = segments_of(tmp_path_factory.mktemp("index"), [row])
     assert [label for _, label, _, _ in found] == list(range(len(parts)))
-    assert all(count >= 1 and 0 <= first <= frames - count for _, _, first, count in found)
-    for (_, _, first, count), (_, begin, end) in zip(found, parts, strict=True):
-        shown = [k for k in range(frames) if begin - 1e-7 <= k * den / num < end - 1e-7]
-        if shown:
-            assert (first, count) == (shown[0], len(shown))
-        else:
-            assert count == 1
+    for (_, _, first, count), (begin, end) in zip(found, parts, strict=True):
+        shown = [k for k in range(frames) if begin <= k * Fraction(den, num) < end]
+        # Where no frame begins, the one on the screen.
+        on_screen = min(begin // Fraction(den, num), frames - 1)
+        assert (first, count) == ((shown[0], len(shown)) if shown else (on_screen, 1))
 
 
 def test_videos_without_segments_are_whole_and_numbers_follow_the_index(tmp_path):
