@@ -38,13 +38,19 @@ class Progress(Protocol):
     def encoded(self, done: int, total: int) -> None: ...
 
 
-_NAMES = {"mjpeg": "JPEG packets", "vp9": "VP9 packets", "h264": "H.264 packets"}
+def route_name(dataset: Dataset) -> str:
+    """What our loader is called on a dataset."""
+    gop, layers = dataset.options.get("gop"), dataset.options.get("layers", 1)
+    if dataset.codec == "mjpeg":
+        return "v4d, JPEG packets"
+    name = {"vp9": "VP9", "h264": "H.264"}[dataset.codec]
+    return f"v4d, {name} GOP {gop}" + (f" in {layers} layers" if layers > 1 else "")
 
 
 def our_loader(dataset: Dataset, work: Work) -> Contender:
     """``TrainLoader`` on a dataset."""
     cost = packet_cost(dataset, work)
-    name = f"v4d, {_NAMES[dataset.codec]}"
+    name = route_name(dataset)
     return Contender(
         name,
         {"": OurLoader(name, dataset.root)},

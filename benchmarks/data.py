@@ -1,4 +1,4 @@
-"""The loader on JPEG and VP9 packets beside decoders of whole files, in one run.
+"""The loader on packets of JPEG, VP9 in layers and VP9 of GOP 8 beside decoders of whole files, in one run.
 
 python -m benchmarks.data [--videos DIR [--seconds-per-clip 10]] [--clips 48] [--seconds 5] [--repeats 3] [--work DIR]
 
@@ -18,17 +18,23 @@ from pathlib import Path
 
 from benchmarks.commands import progress_line, show
 from benchmarks.comparison import Result
-from benchmarks.contenders import compare_with_rivals, describe
+from benchmarks.contenders import compare_with_rivals, describe, route_name
 from benchmarks.preprocessing import make_clips, v4d
 from benchmarks.turns import Work
 from pipelines import Sampling
 from preprocess.commands import console
 from preprocess.datasets.folder import list_folder
 from preprocess.ffmpeg import executable
-from preprocess.index import read_dataset
+from preprocess.index import Dataset, read_dataset
 from preprocess.selection import select
 
-# How many times faster than which route a codec's packets are to be.
+# The datasets that are made, by name: options of v4d preprocess.
+DATASETS = {
+    "mjpeg": ("--codec", "mjpeg"),
+    "vp9": ("--codec", "vp9"),
+    "vp9-gop-8": ("--codec", "vp9", "--gop", "8", "--layers", "1"),
+}
+# How many times as fast as which route the packets of which codec are to be.
 BARS = (
     ("mjpeg", "decord, originals", 6.5),
     ("mjpeg", "torchcodec, H.264 GOP 8", 3.2),
@@ -56,15 +62,15 @@ def make_kinetics_like(videos: Path, root: Path, clips: int, seconds: float, wor
         list(threads.map(make, [record.source for record in chosen.records]))
 
 
-def bars(results: Sequence[Result]) -> list[str]:
+def bars(datasets: Sequence[Dataset], results: Sequence[Result]) -> list[str]:
     """What is asked of the loader, and what came out."""
-    ours = {codec: result.route for codec, result in zip(("mjpeg", "vp9"), results, strict=False)}
     routes = {result.route: result for result in results}
     lines = []
     for codec, rival, factor in BARS:
-        found = routes[rival].ratios.get(ours[codec])
-        said = "not measured" if found is None else f"{found:.2f} times as fast, {factor} asked"
-        lines.append(f"{ours[codec]} beside {rival}: {said}")
+        for ours in (route_name(dataset) for dataset in datasets if dataset.codec == codec):
+            found = routes[rival].ratios.get(ours)
+            said = "not measured" if found is None else f"{found:.2f} times as fast, {factor} asked"
+            lines.append(f"{ours} beside {rival}: {said}")
     return lines
 
 
@@ -87,16 +93,16 @@ def main() -> None:
             make_kinetics_like(args.videos, videos, args.clips, args.seconds_per_clip, cores)
         elif not args.videos and not videos.exists():
             make_clips(videos, args.clips)
-        for codec in ("mjpeg", "vp9"):
-            options = ["--codec", codec, "--limit", args.clips, "--val-fraction", 0, "--workers", cores]
-            v4d("folder", "--videos", videos, "--out", root / codec, *options)
-        datasets = [read_dataset(root / codec) for codec in ("mjpeg", "vp9")]
-        work = Work(root / "mjpeg", "train", Sampling(4, 4, 8, 224), args.batch, "cpu", cores, args.seconds)
+        for name, options in DATASETS.items():
+            taken = ("--limit", args.clips, "--val-fraction", 0, "--workers", cores)
+            v4d("folder", "--videos", videos, "--out", root / name, *options, *taken)
+        datasets = [read_dataset(root / name) for name in DATASETS]
+        work = Work(datasets[0].root, "train", Sampling(4, 4, 8, 224), args.batch, "cpu", cores, args.seconds)
         console.print(describe(datasets[0], work, args.repeats).line())
         with progress_line(False) as shown:
             results = compare_with_rivals(datasets, videos, work, args.repeats, args.clips, root, shown)
         show(results)
-        for line in bars(results):
+        for line in bars(datasets, results):
             console.print(line)
 
 

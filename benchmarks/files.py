@@ -83,7 +83,7 @@ def encoded(
 def _encode(dataset: Dataset, row: VideoRow, source: Path, encoding: Encoding, path: Path, trimmed: bool) -> None:
     # Codecs other than JPEG have no odd sizes.
     size = f"{row.width // 2 * 2}x{row.height // 2 * 2}"
-    options = EncodeOptions(size, dataset.options.get("fps"), encoding.codec, encoding.gop)
+    options = EncodeOptions(size, dataset.options.get("fps"), encoding.codec, encoding.gop, layers=1)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         ivf, complete = Path(scratch) / "packets.ivf", Path(scratch) / f"complete{encoding.suffix}"
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from benchmarks.turns import Work
 from pipelines.packets import needed_packets
-from pipelines.samples import TrainSamples
-from preprocess.index import Dataset, read_dataset
+from pipelines.samples import Sample, TrainSamples
+from preprocess.index import Dataset
 
 SEED = 0
 
@@ -23,26 +25,26 @@ class PacketCost:
     bytes_stored: float
 
 
-def plan(dataset: Dataset, work: Work) -> TrainSamples:
-    """What ``TrainLoader`` takes with the seed ``SEED`` on one rank."""
+def planned(dataset: Dataset, work: Work) -> Iterator[list[Sample]]:
+    """The batches that ``TrainLoader`` makes with the seed ``SEED`` on one rank, without end."""
+    plan = _plan(dataset, work)
+    return ([plan.sample(place) for place in places] for places in plan.batches(0))
+
+
+def _plan(dataset: Dataset, work: Work) -> TrainSamples:
     return TrainSamples(dataset, work.split, work.sampling, work.batch, SEED, 0, 1)
-
-
-def plan_of(work: Work) -> TrainSamples:
-    """The plan of the dataset that ``work`` names."""
-    return plan(read_dataset(work.data), work)
 
 
 def packet_cost(dataset: Dataset, work: Work) -> PacketCost:
     """What the first epoch costs. Frames of a batch that are one and the same frame of a video count once."""
-    samples = plan(dataset, work)
+    steps = _plan(dataset, work).steps_per_epoch
     decoded, used, read, stored, videos = 0, 0, 0, 0, 0
-    steps = samples.batches(0)
-    for _ in range(samples.steps_per_epoch):
-        for sample in next(steps):
-            if sample.valid:
-                needed = needed_packets(sample.row.packet_back, sample.frames)
-                decoded, used = decoded + len(needed), used + len(np.unique(sample.frames))
-                read, stored = read + int(sample.row.packet_bytes[needed].sum()), stored + sample.row.size
+    for samples in islice(planned(dataset, work), steps):
+        for sample in samples:
+            if sample.place.valid:
+                row, frames = sample.row, np.unique(sample.frames).tolist()
+                needed = needed_packets(row.packet_back, frames)
+                decoded, used = decoded + len(needed), used + len(frames)
+                read, stored = read + int(row.packet_bytes[needed].sum()), stored + row.size
                 videos += 1
     return PacketCost(decoded / used, read / videos, stored / videos)

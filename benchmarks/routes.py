@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from benchmarks.plan import SEED, plan_of
+from benchmarks.plan import SEED, planned
 from benchmarks.turns import Given, Work
 from benchmarks.whole_files import DECODERS, NEEDS
 from pipelines import TrainLoader
@@ -68,17 +68,17 @@ class WholeFiles:
 
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        planned = plan_of(work).batches(0)
-        loaded = self._by_processes(work, planned) if self.workers == "processes" else self._by_threads(work, planned)
+        batches = planned(read_dataset(work.data), work)
+        loaded = self._by_processes(work, batches) if self.workers == "processes" else self._by_threads(work, batches)
         for pictures, decoded in loaded:
             yield Given(pictures.to(work.device), None if decoded < 0 else decoded)
 
-    def _by_processes(self, work: Work, planned: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
+    def _by_processes(self, work: Work, batches: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
         """As most train: torch's DataLoader, a batch for each worker at a time."""
         load = _Load(self.decoder, self.files, work.sampling.crop)
         loader = torch.utils.data.DataLoader(
             load,
-            batch_sampler=planned,
+            batch_sampler=batches,
             num_workers=work.threads,
             collate_fn=_collated,
             prefetch_factor=_BATCHES_AHEAD,
@@ -86,12 +86,12 @@ class WholeFiles:
         )
         yield from loader
 
-    def _by_threads(self, work: Work, planned: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
+    def _by_threads(self, work: Work, batches: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
         load = _Load(self.decoder, self.files, work.sampling.crop)
         ahead: deque[list[Future[tuple[np.ndarray, int]]]] = deque()
         with ThreadPoolExecutor(work.threads) as threads:
             try:
-                for samples in planned:
+                for samples in batches:
                     ahead.append([threads.submit(load.__getitem__, sample) for sample in samples])
                     if len(ahead) > _BATCHES_AHEAD:
                         yield _collated([future.result() for future in ahead.popleft()])
@@ -108,7 +108,7 @@ class _Load(torch.utils.data.Dataset[tuple[np.ndarray, int]]):
     crop: int
 
     def __getitem__(self, sample: Sample) -> tuple[np.ndarray, int]:
-        found = DECODERS[self.decoder](self.files[sample.number], sample.frames)
+        found = DECODERS[self.decoder](self.files[sample.row_number], sample.frames)
         cropped = np.empty((len(sample.frames), self.crop, self.crop, 3), np.uint8)
         for picture, out in zip(found.pictures, cropped, strict=True):
             _cut(picture, sample, out)
@@ -150,14 +150,14 @@ class DaliWholeFiles:
     def batches(self, work: Work) -> Iterator[Given]:
         from nvidia.dali import Pipeline, fn, types
 
-        planned = plan_of(work).batches(0)
+        batches = planned(read_dataset(work.data), work)
         on_gpu = work.device != "cpu"
 
         def source() -> tuple[list[np.ndarray], ...]:
-            samples = next(planned)
+            samples = next(batches)
             boxes = [np.array(_mirrored(sample), np.float32) for sample in samples]
             return (
-                [np.fromfile(self.files[sample.number], np.uint8) for sample in samples],
+                [np.fromfile(self.files[sample.row_number], np.uint8) for sample in samples],
                 [sample.frames.astype(np.int32) for sample in samples],
                 [box[0] for box in boxes],
                 [box[1] for box in boxes],
