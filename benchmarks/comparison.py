@@ -179,8 +179,8 @@ def as_table(result: Result) -> Table:
 def as_comparison(results: Sequence[Result]) -> Table:
     """The figures of several routes side by side, and how many times faster ours are."""
     ours = [result for result in results if result.ours]
-    ratios = (Column(f"{of.route.rpartition(', ')[2]} is faster by", justify="right", max_width=12) for of in ours)
-    columns = [Column("route", no_wrap=True), Column("in", no_wrap=True), Column("videos/s", justify="right"), *ratios]
+    times = (Column(f"{of.route.rpartition(', ')[2]} is faster by", justify="right", max_width=12) for of in ours)
+    columns = [Column("route", no_wrap=True), Column("in", no_wrap=True), Column("videos/s", justify="right"), *times]
     costs = (Column(name, justify="right", min_width=len(max(name.split(), key=len))) for name in _costs(ours[0]))
     table = Table(*columns, *costs, Column("alike, dB", justify="right", min_width=6))
     for result in results:
