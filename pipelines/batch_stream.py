@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
-from pipelines.graph import GraphInput, picture_graph
+from pipelines.graph import GraphInput, dali_reason, picture_graph
 from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
 from pipelines.samples import Sample, Samples, Sampling
 from preprocess.errors import DataError
@@ -54,6 +54,7 @@ class BatchStream:
         self._samples, self._reader, self._bad = samples, reader, bad
         self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
         self._device, self._threads = device, threads
+        self._most_replacements = min(_MOST_REPLACEMENTS, len(samples.index))
 
     def run(self, first_step: int) -> Iterator[Batch]:
         """The batches from a step on."""
@@ -88,7 +89,7 @@ class BatchStream:
     ) -> Iterator[Batch]:
         for loaded in batch:
             if loaded.why and loaded.meant.valid:
-                self._bad.add(loaded.meant.row.key, loaded.meant.epoch, loaded.why)
+                self._bad.add(loaded.meant.number, loaded.meant.row.key, loaded.meant.epoch, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":
@@ -128,10 +129,12 @@ class BatchStream:
                 outputs = graph.run()
             except StopIteration:
                 return
+                fault = None if self._codec == "mjpeg" else _misfit(given[0], outputs[0].shape())
             except RuntimeError as error:
+                fault = dali_reason(error)
+            if fault:
                 # DALI names nobody, and what it was given besides is lost too.
-                mended = self._mended(given.popleft(), error)
-                again = deque([mended, *given, *again])
+                again.extendleft(reversed(self._mended(given, fault)))
                 given.clear()
                 graph = decoding.graph(source)
                 continue
@@ -139,53 +142,77 @@ class BatchStream:
             yield batch, decoding.crops([(loaded.sample, loaded.packets) for loaded in batch], outputs)
 
     def _load(self, sample: Sample, why: Damaged | None = None) -> _Loaded:
-        """Read a sample's packets, or those of the first one after it that are whole."""
+        """Read a sample's packets; where they are damaged, or it is known ``why`` they will not do, a stand-in's."""
         meant = sample
-        for _ in range(_MOST_REPLACEMENTS):
+        for _ in range(self._most_replacements):
             if why is None or sample is not meant:
                 try:
                     return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
                 except Damaged as error:
                     why = why or error
             sample = self._samples.instead_of(sample)
-        raise DataError(
-            f"{_MOST_REPLACEMENTS} videos in a row cannot be loaded; the first: {why}: restore it, or preprocess again"
-        )
+        raise self._gave_up(why)
 
-    def _mended(self, batch: list[_Loaded], error: RuntimeError) -> list[_Loaded]:
-        """The batch with those replaced that do not decode. Raises DataError if each of them does, by itself."""
-        mended = []
-        for loaded in batch:
-            now = loaded
-            while (reason := self._fault(now.packets)) is not None:
-                why = now.why or self._reader.undecodable(now.sample.row, reason)
-                after = self._load(now.sample, why)
-                now = _Loaded(loaded.meant, after.sample, after.packets, why)
-            mended.append(now)
-        if all(a is b for a, b in zip(batch, mended, strict=True)):
-            raise DataError(f"DALI cannot decode a batch, although each video of it decodes: {_reason(error)}")
-        return mended
+    def _mended(self, batches: Iterable[list[_Loaded]], fault: str) -> list[list[_Loaded]]:
+        """The batches with those replaced that do not decode, in the first batch that has one.
+
+        Raises DataError if each of them decodes by itself.
+        """
+        mended = list(batches)
+        for at, batch in enumerate(mended):
+            mended[at] = [self._sound(loaded) for loaded in batch]
+            if any(now is not loaded for now, loaded in zip(mended[at], batch, strict=True)):
+                return mended
+        raise DataError(f"DALI cannot decode a batch, although each video of it decodes: {fault}")
+
+    def _sound(self, loaded: _Loaded) -> _Loaded:
+        """What is loaded if it decodes, else the first of its stand-ins that does."""
+        now = loaded
+        for _ in range(self._most_replacements):
+            reason = self._fault(now.packets)
+            if reason is None:
+                return now
+            why = now.why or self._reader.undecodable(now.sample.row, reason)
+            after = self._load(now.sample, why)
+            now = _Loaded(loaded.meant, after.sample, after.packets, why)
+        raise self._gave_up(now.why)
+
+    def _gave_up(self, why: Damaged | None) -> DataError:
+        return DataError(
+            f"{self._most_replacements} videos one after the other cannot be loaded; the first: {why}: "
+            "restore the file, or preprocess again"
+        )
 
     def _fault(self, packets: VideoPackets) -> str | None:
         """Why the packets do not decode, or None if they do. A picture at a time: alone it does not end the process."""
+        row = packets.row
         if self._codec == "mjpeg":
             pieces: list[GraphInput] = [([packet],) for packet in packets.packets]
+            shape: tuple[int, ...] = (row.height, row.width, 3)
         else:
             stream, positions = clip_stream(self._codec, [packets])
             pieces = [([stream], [positions])]
+            shape = (len(positions), row.height, row.width, 3)
         feed = iter(pieces)
         graph = picture_graph(
             lambda: next(feed), codec=self._codec, pieces=1, device=self._device, threads=self._threads
         )
         try:
             for _ in pieces:
-                graph.run()
+                (output,) = graph.run()
+                if (found := tuple(output.shape()[0])) != shape:
+                    return f"it is of shape {found}, not {shape}"
         except RuntimeError as error:
-            return _reason(error)
+            return dali_reason(error)
         return None
 
 
-def _reason(error: RuntimeError) -> str:
-    """DALI's own reason, without where in a graph and in its code it arose."""
-    told = str(error).partition("encountered:")[2] or str(error)
-    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given")[:200]
+def _misfit(batch: Sequence[_Loaded], shapes: Sequence[Sequence[int]]) -> str | None:
+    """How decoded streams differ from what the index says of their videos, or None. (A JPEG's size is read before.)"""
+    wanted, found = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
+    for loaded in batch:
+        row = loaded.packets.row
+        wanted[row.height, row.width, 3] += len(loaded.packets.positions)
+    for frames, *size in shapes:
+        found[tuple(size)] += frames
+    return None if wanted == found else f"frames of shape {dict(found)}, not {dict(wanted)}"

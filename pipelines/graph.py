@@ -95,3 +95,9 @@ def _decoded(jpegs: Any, device: torch.device) -> Any:
     # hw_decoder_load: all pictures to the JPEG engine, which spares the CPU.
     engine = {"device": "mixed", "hw_decoder_load": 1.0} if device.type == "cuda" else {"device": "cpu"}
     return fn.decoders.image(jpegs, output_type=types.RGB, **engine)
+
+
+def dali_reason(error: RuntimeError) -> str:
+    """DALI's own reason of an error, without where in a graph and in its code it arose."""
+    told = str(error).partition("encountered:")[2] or str(error)
+    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given")[:200]

@@ -49,7 +49,7 @@ class TrainLoader:
         ``threads`` decode: by default as many as this process may use cores, at most 8. ``store`` is where shards
         are read, by default the split's folder. More than ``max_bad`` (0 to 1) of a split's videos that cannot be
         loaded in an epoch end the iteration with a DataError; up to there each is replaced by a row that does not
-        count.
+        count. Of several ranks each counts in ``bad`` what it met: who sums that over the ranks checks the sum.
 
         Raises DataError if the split is missing or empty, UsageError if the device does not decode its codec,
         ValueError if ``ranks`` do not divide the batch.
@@ -57,7 +57,7 @@ class TrainLoader:
         self._samples = TrainSamples(dataset, split, sampling, global_batch, seed, rank, ranks)
         self.index = self._samples.index
         self.steps_per_epoch = self._samples.steps_per_epoch
-        self.bad = BadVideos(max_bad, len(self.index))
+        self.bad = BadVideos(max_bad, len(self.index), ranks)
         self._global_batch = global_batch
         self._step = 0
         # What a run's batches follow from, besides the sampling.
@@ -118,7 +118,7 @@ class EvalLoader:
         """
         self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
         self.index = self._samples.index
-        self.bad = BadVideos(max_bad, len(self.index))
+        self.bad = BadVideos(max_bad, len(self.index), ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, resize, device, threads, store)
