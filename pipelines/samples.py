@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,23 +47,31 @@ class Sampling:
         return fit_stride(frames, self.fit_to or self.units, self.frames, self.stride)
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One place in a batch: sample ``number`` of a split, frames (units·frames,) of a video, and their crops.
+class Place(NamedTuple):
+    """One place in a batch: sample ``number`` of a split, as it is seen in an epoch.
 
-    ``row_number`` is the video's in the index; the sample has another number where samples are segments. ``label``
-    is that of what the crops show, -1 for an unlabelled video. A sample that is not ``valid`` fills up a batch, so
-    that the network sees real pictures, and counts in no loss and no metric.
+    What is not ``valid`` fills up a batch, so that the network sees real pictures, and counts in no loss and no metric.
     """
 
+    epoch: int
+    number: int
+    valid: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What comes to a place: frames (units·frames,) of a video, and their crops.
+
+    ``row_number`` is the video's in the index; the sample has another number where samples are segments. ``label``
+    is that of what the crops show, -1 for an unlabelled video.
+    """
+
+    place: Place
     row: VideoRow
     row_number: int
-    number: int
-    epoch: int
     label: int
     frames: np.ndarray
     crops: tuple[Crop, ...]
-    valid: bool
 
 
 class Samples(Protocol):
@@ -77,12 +85,16 @@ class Samples(Protocol):
         """How many samples the split has, over all ranks."""
         ...
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
         ...
 
-    def instead_of(self, sample: Sample) -> Sample:
-        """What fills the place of a sample that cannot be loaded, the same on any number of ranks; not valid."""
+    def sample(self, place: Place) -> Sample:
+        """What comes to a place. Safe to call from several threads."""
+        ...
+
+    def instead_of(self, place: Place) -> Place:
+        """Where to look for what fills a place whose own sample cannot be loaded; the same on any number of ranks."""
         ...
 
 
@@ -127,20 +139,22 @@ class TrainSamples:
         """See Samples."""
         return len(self._taken)
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step of the run on; a step is ``epoch * steps_per_epoch`` and a step of the epoch."""
         step = first_step
         while True:
             epoch, at = divmod(step, self.steps_per_epoch)
             numbers, valid = rank_slice(self._order(epoch), at, self._global_batch, self._rank, self._ranks)
-            yield [self._sample(epoch, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
+            yield [Place(epoch, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
             step += 1
 
-    def instead_of(self, sample: Sample) -> Sample:
+    def instead_of(self, place: Place) -> Place:
         """A sample from elsewhere in the index, as it is seen in the same epoch."""
-        return self._sample(sample.epoch, stand_in(sample.number, len(self)), False)
+        return Place(place.epoch, stand_in(place.number, len(self)), False)
 
-    def _sample(self, epoch: int, number: int, valid: bool) -> Sample:
+    def sample(self, place: Place) -> Sample:
+        """See Samples."""
+        epoch, number, _ = place
         (row, part), take = self._taken[number], self._sampling
         draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
         keyframes = None
@@ -157,7 +171,7 @@ class TrainSamples:
                 crop = crop._replace(flip=False)
             else:
                 label = self._flip[label]
-        return Sample(row, part.row_number, number, epoch, label, frames.ravel(), (crop,), valid)
+        return Sample(place, row, part.row_number, label, frames.ravel(), (crop,))
 
 
 class EvalSamples:
@@ -188,20 +202,21 @@ class EvalSamples:
         """See Samples."""
         return len(self._taken)
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
         order = np.arange(len(self))
         for step in range(first_step, self.steps_per_epoch):
             numbers, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
-            yield [self._sample(int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
+            yield [Place(0, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
 
-    def instead_of(self, sample: Sample) -> Sample:
+    def instead_of(self, place: Place) -> Place:
         """A sample from elsewhere in the index."""
-        return self._sample(stand_in(sample.number, len(self)), False)
+        return Place(0, stand_in(place.number, len(self)), False)
 
-    def _sample(self, number: int, valid: bool) -> Sample:
-        (row, part), take = self._taken[number], self._sampling
+    def sample(self, place: Place) -> Sample:
+        """See Samples."""
+        (row, part), take = self._taken[place.number], self._sampling
         frames = part.first + centred_units(part.frames, take.units, take.frames, take.stride_for(part.frames))
         squares = three_crops(row.width, row.height)
         crops = tuple(squares[i] for i in self._places)
-        return Sample(row, part.row_number, number, 0, part.label, frames.ravel(), crops, valid)
+        return Sample(place, row, part.row_number, part.label, frames.ravel(), crops)
