@@ -37,17 +37,14 @@ def dataset_of(tmp_path_factory):
     return of
 
 
+def planned(plan, first_step, steps):
+    """What comes to the places of some batches."""
+    return [[plan.sample(place) for place in batch] for batch in islice(plan.batches(first_step), steps)]
+
+
 def said(sample):
-    return (
-        sample.row.key,
-        sample.row_number,
-        sample.number,
-        sample.epoch,
-        sample.label,
-        sample.frames.tolist(),
-        sample.crops,
-        sample.valid,
-    )
+    about = sample.row.key, sample.row_number, sample.label, sample.frames.tolist(), sample.crops
+    return (*about, *sample.place)
 
 
 def samples_over(count, over):
@@ -66,11 +63,11 @@ def test_training_is_the_same_on_any_number_of_ranks(dataset_of, count, global_b
         assert {len(plan) for plan in plans} == {total}
         assert {plan.steps_per_epoch for plan in plans} == {-(-total // global_batch)}
         steps = plans[0].steps_per_epoch
-        shares = [list(islice(plan.batches(epoch * steps), steps)) for plan in plans]
+        shares = [planned(plan, epoch * steps, steps) for plan in plans]
         assert {len(batch) for share in shares for batch in share} == {global_batch // ranks}
         of_ranks[ranks] = [[said(sample) for sample in chain(*parts)] for parts in zip(*shares, strict=True)]
     assert all(of_ranks[ranks] == of_ranks[1] for ranks in RANKS)
-    numbers = [number for batch in of_ranks[1] for _, _, number, *_, valid in batch if valid]
+    numbers = [number for batch in of_ranks[1] for *_, number, valid in batch if valid]
     assert sorted(numbers) == list(range(total))
     # Only the end of the last batch does not count.
     flat = [valid for batch in of_ranks[1] for *_, valid in batch]
@@ -84,13 +81,11 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(dataset_of, c
     for ranks in RANKS:
         plans = [EvalSamples(dataset, "train", SAMPLING[over], global_batch, 3, rank, ranks) for rank in range(ranks)]
         assert len({plan.steps_per_epoch for plan in plans}) == 1
-        batches = [list(plan.batches(0)) for plan in plans]
+        batches = [planned(plan, 0, None) for plan in plans]
         assert {len(of_rank) for of_rank in batches} == {plans[0].steps_per_epoch}
-        valid = [sample for of_rank in batches for batch in of_rank for sample in batch if sample.valid]
-        assert sorted(sample.number for sample in valid) == list(range(total))
-        assert not any(crop.flip for sample in valid for crop in sample.crops)
-        in_order = [sample.number for parts in zip(*batches, strict=True) for sample in chain(*parts) if sample.valid]
-        assert in_order == list(range(total))
+        in_order = [sample for parts in zip(*batches, strict=True) for sample in chain(*parts) if sample.place.valid]
+        assert [sample.place.number for sample in in_order] == list(range(total))
+        assert not any(crop.flip for sample in in_order for crop in sample.crops)
 
 
 @given(counts, st.integers(0, 59), overs)
@@ -100,13 +95,13 @@ def test_frames_lie_in_their_sample(dataset_of, count, number, over):
         TrainSamples(dataset_of(count), "train", SAMPLING[over], 1, 0, 0, 1),
     )
     for plan in plans:
-        samples = [sample for (sample,) in islice(plan.batches(0), len(plan))]
-        sample = min(samples, key=lambda sample: abs(sample.number - number))
+        samples = [sample for (sample,) in planned(plan, 0, len(plan))]
+        sample = min(samples, key=lambda sample: abs(sample.place.number - number))
         segments = [s for s in sample.row.segments if over == "segment"]
         low, high, label = 0, sample.row.frames, sample.row.label
         if segments:
-            first_of_row = min(s.number for s in samples if s.row_number == sample.row_number)
-            label, start, end = segments[sample.number - first_of_row]
+            first_of_row = min(s.place.number for s in samples if s.row_number == sample.row_number)
+            label, start, end = segments[sample.place.number - first_of_row]
             # At 25 frames/s; a segment behind the end has the last frame.
             low = min(math.ceil(start * 25 - 1e-6), high - 1)
             high = max(min(math.ceil(end * 25 - 1e-6), high), low + 1)
@@ -118,7 +113,7 @@ def test_frames_lie_in_their_sample(dataset_of, count, number, over):
 def test_numbers_drawn_for_samples_and_epochs_differ(dataset_of):
     take = Sampling(4, 1, 1, 64)
     plan = TrainSamples(index_of_long_videos(dataset_of), "train", take, 1, 0, 0, 1)
-    drawn = {tuple(sample.frames) for (sample,) in islice(plan.batches(0), 5 * len(plan))}
+    drawn = {tuple(sample.frames) for (sample,) in planned(plan, 0, 5 * len(plan))}
     assert len(drawn) == 5 * len(plan)
 
 
@@ -142,7 +137,7 @@ def test_what_stands_in_is_the_same_on_any_number_of_ranks(dataset_of, over):
     found = []
     for ranks in RANKS:
         plans = [TrainSamples(dataset_of(30), "train", SAMPLING[over], 8, 5, rank, ranks) for rank in range(ranks)]
-        shares = [[plan.instead_of(sample) for sample in next(plan.batches(2))] for plan in plans]
+        shares = [[plan.sample(plan.instead_of(place)) for place in next(plan.batches(2))] for plan in plans]
         found.append([said(sample) for sample in chain(*shares)])
     assert all(stand_ins == found[0] for stand_ins in found)
     assert not any(valid for *_, valid in found[0])
@@ -155,7 +150,7 @@ def test_units_start_on_keyframes_of_their_segment(tmp_path):
     take = Sampling(2, 3, 8, 64, over="segment", keyframe_starts=True)
     plan = TrainSamples(dataset, "train", take, 1, 0, 0, 1)
     starts = set()
-    for (sample,) in islice(plan.batches(0), 40 * len(plan)):
+    for (sample,) in planned(plan, 0, 40 * len(plan)):
         units = sample.frames.reshape(2, 3)
         if sample.label == 1:
             # Frames 25 to 124: the first unit's starts that fit are 25 to 58, the second's 75 to 108.
