@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 
 import torch
 
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
-from pipelines.graph import GraphInput, picture_graph
+from pipelines.graph import GraphInput, dali_reason, picture_graph
+from pipelines.in_flight import InFlight
 from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
 from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
 _BATCHES_READ_AHEAD = 3
-_READERS = 4
-_BATCHES_IN_USE = 4
+# More of them stand in each other's way, and in the way of the thread that feeds DALI and the GPU: they hold Python's
+# lock for most of their time. On an H200 the loader gave 1,254 videos/s with 2 of them and 1,004 with 4; and 1,710 and
+# 1,320 with a thread that waits for the lock being let in after 0.5 ms and not 5, which is what the interval is for.
+_READERS = 2
+_SWITCH_INTERVAL = 0.0005
 # So many bad videos one behind the other are no accident.
 _MOST_REPLACEMENTS = 100
 
@@ -50,13 +55,22 @@ class BatchStream:
         resize: bool,
         device: torch.device,
         threads: int,
+        in_flight: InFlight,
     ) -> None:
         self._samples, self._reader, self._bad = samples, reader, bad
         self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._in_flight = device, threads, in_flight
+        self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes on the device that the batches in flight take at most."""
+        return self._in_flight.bytes
 
     def run(self, first_step: int) -> Iterator[Batch]:
         """The batches from a step on."""
+        if self._device.type == "cuda":
+            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
         # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
         # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
         in_use: deque[tuple[torch.cuda.Event, Batch, Crops]] = deque()
@@ -79,16 +93,18 @@ class BatchStream:
 
     def _decoding(self, cutters: ThreadPoolExecutor) -> Decoding:
         given = self._sampling, self._videos, self._samples.crops
+        on = self._device, self._threads, self._in_flight.ahead
         if self._device.type == "cuda" and self._codec == "mjpeg":
-            return CropsInGraph(*given, self._resize, self._device, self._threads)
-        return CropsOfPictures(self._codec, *given, self._device, self._threads, cutters)
+            return CropsInGraph(*given, self._resize, *on)
+        return CropsOfPictures(self._codec, *given, *on, cutters)
 
     def _hand_out(
         self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
         for loaded in batch:
             if loaded.why and loaded.meant.place.valid:
-                self._bad.add(loaded.meant.row.key, loaded.meant.place.epoch, loaded.why)
+                place = loaded.meant.place
+                self._bad.add(place.number, loaded.meant.row.key, place.epoch, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":
@@ -96,7 +112,7 @@ class BatchStream:
         queued = torch.cuda.Event()
         queued.record(torch.cuda.current_stream(self._device))
         in_use.append((queued, made, crops))
-        if len(in_use) > _BATCHES_IN_USE:
+        if len(in_use) >= self._in_flight.in_use:
             in_use[0][0].synchronize()
         while in_use and in_use[0][0].query():
             in_use.popleft()
@@ -106,17 +122,18 @@ class BatchStream:
     ) -> Iterator[tuple[list[_Loaded], Crops]]:
         """Each batch with its crops. A batch that DALI cannot decode is mended and given to it again."""
         plans = self._samples.batches(first_step)
-        reading: deque[list[Future[_Loaded]]] = deque()
+        reading: deque[list[Future[list[_Loaded]]]] = deque()
         again: deque[list[_Loaded]] = deque()
         given: deque[list[_Loaded]] = deque()
 
         def source() -> GraphInput:
             for plan in islice(plans, _BATCHES_READ_AHEAD - len(reading)):
-                reading.append([readers.submit(self._load, place) for place in plan])
+                reading.append([readers.submit(self._load, plan[i::_READERS]) for i in range(_READERS)])
             if again:
                 batch = again.popleft()
             elif reading:
-                batch = [future.result() for future in reading.popleft()]
+                parts = [future.result() for future in reading.popleft()]
+                batch = [loaded for row in zip_longest(*parts) for loaded in row if loaded]
             else:
                 raise StopIteration
             given.append(batch)
@@ -126,73 +143,102 @@ class BatchStream:
         while True:
             try:
                 outputs = graph.run()
+                fault = None if self._codec == "mjpeg" else _misfit(given[0], outputs[0].shape())
             except StopIteration:
                 return
             except RuntimeError as error:
+                fault = dali_reason(error)
+            if fault:
                 # DALI names nobody, and what it was given besides is lost too.
-                mended = self._mended(given.popleft(), error)
-                again = deque([mended, *given, *again])
+                again.extendleft(reversed(self._mended(given, fault)))
                 given.clear()
                 graph = decoding.graph(source)
                 continue
             batch = given.popleft()
             yield batch, decoding.crops([(loaded.sample, loaded.packets) for loaded in batch], outputs)
 
-    def _load(self, place: Place) -> _Loaded:
-        """Plan a place and read its packets, or those of the first one after it that are whole."""
-        meant = self._samples.sample(place)
-        try:
-            return _Loaded(meant, meant, self._reader.read(meant.row, meant.frames))
-        except Damaged as error:
-            return self._stand_in(meant, meant, error)
+    def _load(self, places: Sequence[Place]) -> list[_Loaded]:
+        """Plan places and read their packets, or those of the first one after each that are whole."""
+        loaded = []
+        for place in places:
+            meant = self._samples.sample(place)
+            try:
+                loaded.append(_Loaded(meant, meant, self._reader.read(meant.row, meant.frames)))
+            except Damaged as error:
+                loaded.append(self._stand_in(meant, meant, error))
+        return loaded
 
     def _stand_in(self, meant: Sample, bad: Sample, why: Damaged) -> _Loaded:
         """What fills the place of ``meant``: the first sample after ``bad`` whose packets are whole."""
         place = bad.place
-        for _ in range(_MOST_REPLACEMENTS):
+        for _ in range(self._most_replacements):
             place = self._samples.instead_of(place)
             sample = self._samples.sample(place)
             try:
                 return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
             except Damaged:
                 continue
-        raise DataError(
-            f"{_MOST_REPLACEMENTS} videos in a row cannot be loaded; the first: {why}: restore it, or preprocess again"
-        )
+        raise self._gave_up(why)
 
-    def _mended(self, batch: list[_Loaded], error: RuntimeError) -> list[_Loaded]:
-        """The batch with those replaced that do not decode. Raises DataError if each of them does, by itself."""
-        mended = []
-        for loaded in batch:
-            now = loaded
-            while (reason := self._fault(now.packets)) is not None:
-                why = now.why or self._reader.undecodable(now.sample.row, reason)
-                now = self._stand_in(loaded.meant, now.sample, why)
-            mended.append(now)
-        if all(a is b for a, b in zip(batch, mended, strict=True)):
-            raise DataError(f"DALI cannot decode a batch, although each video of it decodes: {_reason(error)}")
-        return mended
+    def _mended(self, batches: Iterable[list[_Loaded]], fault: str) -> list[list[_Loaded]]:
+        """The batches with those replaced that do not decode, in the first batch that has one.
+
+        Raises DataError if each of them decodes by itself.
+        """
+        mended = list(batches)
+        for at, batch in enumerate(mended):
+            mended[at] = [self._sound(loaded) for loaded in batch]
+            if any(now is not loaded for now, loaded in zip(mended[at], batch, strict=True)):
+                return mended
+        raise DataError(f"DALI cannot decode a batch, although each video of it decodes: {fault}")
+
+    def _sound(self, loaded: _Loaded) -> _Loaded:
+        """What is loaded if it decodes, else the first of its stand-ins that does."""
+        now = loaded
+        for _ in range(self._most_replacements):
+            reason = self._fault(now.packets)
+            if reason is None:
+                return now
+            why = now.why or self._reader.undecodable(now.sample.row, reason)
+            now = self._stand_in(loaded.meant, now.sample, why)
+        raise self._gave_up(now.why)
+
+    def _gave_up(self, why: Damaged | None) -> DataError:
+        return DataError(
+            f"{self._most_replacements} videos one after the other cannot be loaded; the first: {why}: "
+            "restore the file, or preprocess again"
+        )
 
     def _fault(self, packets: VideoPackets) -> str | None:
         """Why the packets do not decode, or None if they do. A picture at a time: alone it does not end the process."""
+        row = packets.row
         if self._codec == "mjpeg":
             pieces: list[GraphInput] = [([packet],) for packet in packets.packets]
+            shape: tuple[int, ...] = (row.height, row.width, 3)
         else:
             stream, positions = clip_stream(self._codec, [packets])
             pieces = [([stream], [positions])]
+            shape = (len(positions), row.height, row.width, 3)
         feed = iter(pieces)
         graph = picture_graph(
-            lambda: next(feed), codec=self._codec, pieces=1, device=self._device, threads=self._threads
+            lambda: next(feed), codec=self._codec, pieces=1, device=self._device, threads=self._threads, ahead=1
         )
         try:
             for _ in pieces:
-                graph.run()
+                (output,) = graph.run()
+                if (found := tuple(output.shape()[0])) != shape:
+                    return f"it is of shape {found}, not {shape}"
         except RuntimeError as error:
-            return _reason(error)
+            return dali_reason(error)
         return None
 
 
-def _reason(error: RuntimeError) -> str:
-    """DALI's own reason, without where in a graph and in its code it arose."""
-    told = str(error).partition("encountered:")[2] or str(error)
-    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given")[:200]
+def _misfit(batch: Sequence[_Loaded], shapes: Sequence[Sequence[int]]) -> str | None:
+    """How decoded streams differ from what the index says of their videos, or None. (A JPEG's size is read before.)"""
+    wanted, found = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
+    for loaded in batch:
+        row = loaded.packets.row
+        wanted[row.height, row.width, 3] += len(loaded.packets.positions)
+    for frames, *size in shapes:
+        found[tuple(size)] += frames
+    return None if wanted == found else f"frames of shape {dict(found)}, not {dict(wanted)}"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
+from pipelines.graph import dali_reason
 from preprocess.errors import DataError, UsageError, V4dError
 from preprocess.index import IVF_HEADER, IVF_PACKET_HEADER, Dataset, Index, VideoRow, packet_offsets, shard_name
 
@@ -84,7 +85,7 @@ def _one_by_one(dataset: Dataset, group: _Group) -> Iterator[Undecodable]:
             yield from _check([piece], graph)
         except RuntimeError as error:
             graph = _decoding_graph(dataset.codec, 1, 1)
-            yield _fault(piece, f"does not decode: {_reason(error)}")
+            yield _fault(piece, f"does not decode: {dali_reason(error)}")
 
 
 def _decoded_by_child(dataset: Dataset, groups: list[_Group], threads: int) -> Iterator[list[Undecodable]]:
@@ -237,9 +238,3 @@ def _fault(piece: _Piece, what: str) -> Undecodable:
 def _said(shape: tuple[int, ...]) -> str:
     size = f"{shape[-2]}x{shape[-3]}"
     return size if len(shape) == 3 else f"{shape[0]} frames of {size}"
-
-
-def _reason(error: RuntimeError) -> str:
-    """DALI's own reason, without where in a graph and in its code it arose."""
-    told = str(error).partition("encountered:")[2] or str(error)
-    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given")[:200]

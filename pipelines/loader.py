@@ -12,6 +12,7 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
+from pipelines.in_flight import plan_in_flight
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -50,7 +51,7 @@ class TrainLoader:
         ``threads`` decode: by default as many as this process may use cores, at most 8. ``store`` is where shards
         are read, by default the split's folder. More than ``max_bad`` (0 to 1) of a split's samples that cannot be
         loaded in an epoch end the iteration with a DataError; up to there each is replaced by a row that does not
-        count.
+        count. Of several ranks each counts in ``bad`` what it met: who sums that over the ranks checks the sum.
 
         Raises DataError if the split is missing or empty, UsageError if the device does not decode its codec,
         ValueError if ``ranks`` do not divide the batch.
@@ -58,7 +59,7 @@ class TrainLoader:
         self._samples = TrainSamples(dataset, split, sampling, global_batch, seed, rank, ranks)
         self.index = self._samples.index
         self.steps_per_epoch = self._samples.steps_per_epoch
-        self.bad = BadVideos(max_bad, len(self._samples))
+        self.bad = BadVideos(max_bad, len(self._samples), ranks)
         self._global_batch = global_batch
         self._step = 0
         # What a run's batches follow from, as values that JSON gives back as they were.
@@ -71,6 +72,11 @@ class TrainLoader:
         for batch in self._stream.run(self._step):
             self._step += 1
             yield batch
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes on the device that the batches on their way take at most, those in use counted in."""
+        return self._stream.memory_bound
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is after the last batch handed out: ``epoch`` and ``step`` in it, and what batches depend on.
@@ -127,7 +133,7 @@ class EvalLoader:
         """
         self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
         self.index = self._samples.index
-        self.bad = BadVideos(max_bad, len(self._samples))
+        self.bad = BadVideos(max_bad, len(self._samples), ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, resize, device, threads, store)
@@ -136,6 +142,11 @@ class EvalLoader:
     def crops(self) -> int:
         """How many crops of each video a batch holds."""
         return self._samples.crops
+
+    @property
+    def memory_bound(self) -> int:
+        """See TrainLoader."""
+        return self._stream.memory_bound
 
     def __len__(self) -> int:
         return self._samples.steps_per_epoch
@@ -159,6 +170,8 @@ def _stream(
     codec = str(samples.index.metadata.get("codec", dataset.codec))
     if codec == "h264" and device.type != "cuda":
         raise UsageError(f"{dataset.root} is H.264, which only a GPU decodes here: use one, or preprocess with another")
+    size = dataset.size or (max(samples.index.column("width")), max(samples.index.column("height")))
+    pictures = videos * sampling.units * sampling.frames
     reader = PacketReader(store or MappedShards(dataset.root / split), codec)
     return BatchStream(
         samples,
@@ -170,4 +183,5 @@ def _stream(
         resize=resize,
         device=device,
         threads=threads or min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+        in_flight=plan_in_flight(pictures, size, samples.crops, sampling.crop, device),
     )

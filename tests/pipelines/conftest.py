@@ -50,14 +50,29 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def dataset(videos, tmp_path_factory):
-    """``videos`` preprocessed to 80×64."""
+def preprocessed(videos, tmp_path_factory):
+    """A function: ``videos`` preprocessed with some options of EncodeOptions, once for each."""
     from preprocess.datasets.folder import list_folder
     from preprocess.ffmpeg import EncodeOptions
     from preprocess.local import write_shards_locally
     from preprocess.run import preprocess
 
-    data = tmp_path_factory.mktemp("shards") / "synthetic"
-    listing = list_folder(videos, val_fraction=0)
-    preprocess(listing, data, EncodeOptions("80x64"), partial(write_shards_locally, workers=2), shard_size=4)
-    return read_dataset(data)
+    root = tmp_path_factory.mktemp("shards")
+    made = {}
+
+    def make(resize, **options):
+        name = "-".join(map(str, (resize, *options.values())))
+        if name not in made:
+            listing = list_folder(videos, val_fraction=0)
+            executor = partial(write_shards_locally, workers=2)
+            preprocess(listing, root / name, EncodeOptions(resize, **options), executor, shard_size=4)
+            made[name] = read_dataset(root / name)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dataset(preprocessed):
+    """``videos`` as JPEGs of 80×64."""
+    return preprocessed("80x64")
