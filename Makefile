@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench-preprocess demo test lint bench-index clean
+.PHONY: bench-preprocess demo test lint bench-index bench-layers clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -20,6 +20,9 @@ bench-preprocess: .venv/installed
 
 bench-index: .venv/installed
 	$(BIN)/python benchmarks/large_index.py
+
+bench-layers: .venv/installed
+	$(BIN)/python benchmarks/temporal_layers.py $(if $(VIDEOS),--videos $(VIDEOS))
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -205,6 +205,11 @@ _MAX_BAD = click.option(
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
 @click.option("--procs", type=click.IntRange(1), default=1, help="Processes on the CPU, with --gpus 0.")
 @_MAX_BAD
+@click.option(
+    "--keyframe-starts",
+    is_flag=True,
+    help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
+)
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
 def train(
     data: Path | None,
@@ -213,6 +218,7 @@ def train(
     gpus: int | None,
     procs: int,
     max_bad: float | None,
+    keyframe_starts: bool,
     settings: tuple[str, ...],
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
@@ -230,6 +236,8 @@ def train(
     if gpus and procs > 1:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
     dataset = read_dataset(data or choose_dataset())
+    if keyframe_starts:
+        settings = (*settings, "data.keyframe_starts=true")
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
     chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)

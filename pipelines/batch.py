@@ -30,9 +30,9 @@ class Batch:
     @classmethod
     def of(cls, samples: Sequence[Sample], crops: tuple[Tensor, ...]) -> Batch:
         """The batch of some samples, given their crops."""
-        labels = [sample.label if sample.valid else -1 for sample in samples]
-        rows = [sample.number if sample.valid else -1 for sample in samples]
-        keys = tuple(sample.row.key if sample.valid else "" for sample in samples)
+        labels = [sample.label if sample.place.valid else -1 for sample in samples]
+        rows = [sample.row_number if sample.place.valid else -1 for sample in samples]
+        keys = tuple(sample.row.key if sample.place.valid else "" for sample in samples)
         return cls(crops, torch.tensor(labels), torch.tensor(rows), keys)
 
     @property

@@ -15,7 +15,7 @@ from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
 from pipelines.graph import GraphInput, dali_reason, picture_graph
 from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
-from pipelines.samples import Sample, Samples, Sampling
+from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
 _BATCHES_READ_AHEAD = 3
@@ -54,13 +54,13 @@ class BatchStream:
         self._samples, self._reader, self._bad = samples, reader, bad
         self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
         self._device, self._threads = device, threads
-        self._most_replacements = min(_MOST_REPLACEMENTS, len(samples.index))
+        self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
 
     def run(self, first_step: int) -> Iterator[Batch]:
         """The batches from a step on."""
         # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
         # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
-        in_use: deque[tuple[torch.cuda.Event, Batch]] = deque()
+        in_use: deque[tuple[torch.cuda.Event, Batch, Crops]] = deque()
         with ThreadPoolExecutor(_READERS, "packets") as readers, ThreadPoolExecutor(self._threads, "crops") as cutters:
             try:
                 # The crops of a batch are cut while the one before it is used.
@@ -85,18 +85,18 @@ class BatchStream:
         return CropsOfPictures(self._codec, *given, self._device, self._threads, cutters)
 
     def _hand_out(
-        self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch]]
+        self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
         for loaded in batch:
-            if loaded.why and loaded.meant.valid:
-                self._bad.add(loaded.meant.number, loaded.meant.row.key, loaded.meant.epoch, loaded.why)
+            if loaded.why and loaded.meant.place.valid:
+                self._bad.add(loaded.meant.place.number, loaded.meant.row.key, loaded.meant.place.epoch, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":
             return
         queued = torch.cuda.Event()
         queued.record(torch.cuda.current_stream(self._device))
-        in_use.append((queued, made))
+        in_use.append((queued, made, crops))
         if len(in_use) > _BATCHES_IN_USE:
             in_use[0][0].synchronize()
         while in_use and in_use[0][0].query():
@@ -113,7 +113,7 @@ class BatchStream:
 
         def source() -> GraphInput:
             for plan in islice(plans, _BATCHES_READ_AHEAD - len(reading)):
-                reading.append([readers.submit(self._load, sample) for sample in plan])
+                reading.append([readers.submit(self._load, place) for place in plan])
             if again:
                 batch = again.popleft()
             elif reading:
@@ -127,9 +127,9 @@ class BatchStream:
         while True:
             try:
                 outputs = graph.run()
+                fault = None if self._codec == "mjpeg" else _misfit(given[0], outputs[0].shape())
             except StopIteration:
                 return
-                fault = None if self._codec == "mjpeg" else _misfit(given[0], outputs[0].shape())
             except RuntimeError as error:
                 fault = dali_reason(error)
             if fault:
@@ -141,16 +141,24 @@ class BatchStream:
             batch = given.popleft()
             yield batch, decoding.crops([(loaded.sample, loaded.packets) for loaded in batch], outputs)
 
-    def _load(self, sample: Sample, why: Damaged | None = None) -> _Loaded:
-        """Read a sample's packets; where they are damaged, or it is known ``why`` they will not do, a stand-in's."""
-        meant = sample
+    def _load(self, place: Place) -> _Loaded:
+        """Plan a place and read its packets, or those of the first one after it that are whole."""
+        meant = self._samples.sample(place)
+        try:
+            return _Loaded(meant, meant, self._reader.read(meant.row, meant.frames))
+        except Damaged as error:
+            return self._stand_in(meant, meant, error)
+
+    def _stand_in(self, meant: Sample, bad: Sample, why: Damaged) -> _Loaded:
+        """What fills the place of ``meant``: the first sample after ``bad`` whose packets are whole."""
+        place = bad.place
         for _ in range(self._most_replacements):
-            if why is None or sample is not meant:
-                try:
-                    return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
-                except Damaged as error:
-                    why = why or error
-            sample = self._samples.instead_of(sample)
+            place = self._samples.instead_of(place)
+            sample = self._samples.sample(place)
+            try:
+                return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
+            except Damaged:
+                continue
         raise self._gave_up(why)
 
     def _mended(self, batches: Iterable[list[_Loaded]], fault: str) -> list[list[_Loaded]]:
@@ -173,8 +181,7 @@ class BatchStream:
             if reason is None:
                 return now
             why = now.why or self._reader.undecodable(now.sample.row, reason)
-            after = self._load(now.sample, why)
-            now = _Loaded(loaded.meant, after.sample, after.packets, why)
+            now = self._stand_in(loaded.meant, now.sample, why)
         raise self._gave_up(now.why)
 
     def _gave_up(self, why: Damaged | None) -> DataError:

@@ -6,6 +6,7 @@ decoding does. And DALI crops a stream of several videos' frames only as a whole
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,6 +29,10 @@ def cut_crop(pictures_FHWC: Tensor, take: Tensor | None, crop: Crop, out_FHWC: T
         # There is no such filter for bytes on a GPU.
         to_size = F.interpolate(cut_FCHW.float(), out_FCHW.shape[2:], mode="bilinear", antialias=True)
         resized_FCHW = to_size.round_().clamp_(0, 255)
+    elif take is None:
+        # What F.interpolate calls, into memory that there is.
+        torch.ops.aten._upsample_bilinear2d_aa.out(cut_FCHW, out_FCHW.shape[2:], False, None, None, out=out_FCHW)
+        return
     else:
         resized_FCHW = F.interpolate(cut_FCHW, out_FCHW.shape[2:], mode="bilinear", antialias=True)
     out_FCHW.copy_(resized_FCHW if take is None else resized_FCHW[take])

@@ -40,7 +40,7 @@ def multiscale_crop(width: int, height: int, draws: np.ndarray, scales: tuple[fl
 
 @lru_cache
 def _sizes(short_side: int, scales: tuple[float, ...]) -> list[tuple[int, int]]:
-    sides = [int(short_side * scale) for scale in scales]
+    sides = [max(1, int(short_side * scale)) for scale in scales]
     return [(w, h) for i, w in enumerate(sides) for j, h in enumerate(sides) if abs(i - j) <= 1]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from torch.utils.dlpack import from_dlpack
 from pipelines.crop_pictures import cut_crop
 from pipelines.graph import GraphInput, crop_graph, picture_graph
 from pipelines.packets import VideoPackets, clip_stream
+from pipelines.picture_memory import PictureMemory
 from pipelines.samples import Sample, Sampling
 
 # A decoder on a GPU takes 8 ms to open, for each stream; and that many work side by side.
@@ -26,7 +28,8 @@ _STREAMS_ON_A_GPU = 8
 
 # One place of a batch, and its packets.
 Loaded = tuple[Sample, VideoPackets]
-# Gives the crops of a batch, each (B·U, C, T, H, W) uint8, channels_last_3d, once they are cut.
+# Gives the crops of a batch, each (B·U, C, T, H, W) uint8, channels_last_3d, once they are cut. On a GPU it must live
+# until the GPU has cut them.
 Crops = Callable[[], tuple[Tensor, ...]]
 
 
@@ -110,6 +113,9 @@ class CropsOfPictures:
     ) -> None:
         self._codec, self._sampling, self._videos, self._crops = codec, sampling, videos, crops
         self._device, self._threads, self._executor = device, threads, executor
+        self._shape = (videos, sampling.units * sampling.frames, sampling.crop, sampling.crop, 3)
+        self._memory = PictureMemory(self._shape)
+        self._most_streams = _STREAMS_ON_A_GPU if device.type == "cuda" else videos
 
     def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
         """See Decoding."""
@@ -126,10 +132,8 @@ class CropsOfPictures:
 
     def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
         """See Decoding."""
-        take = self._sampling
         pictures = self._pictures(batch, outputs[0])
-        shape = (len(batch), take.units * take.frames, take.crop, take.crop, 3)
-        made_BFHWC = [torch.empty(shape, dtype=torch.uint8, device=self._device) for _ in range(self._crops)]
+        made_BFHWC = [self._empty() for _ in range(self._crops)]
 
         def cut(at: int) -> None:
             sample, packets = batch[at]
@@ -138,7 +142,7 @@ class CropsOfPictures:
             for crop, out_BFHWC in zip(sample.crops, made_BFHWC, strict=True):
                 cut_crop(pictures[at], wanted, crop, out_BFHWC[at])
 
-        # A GPU's work is queued by this thread, whose stream its reader waits for.
+        # A GPU's work is queued by this thread, whose stream its reader waits for. It reads ``pictures`` later.
         on_gpu = self._device.type == "cuda"
         cuts: list[Future[None]] = []
         for at in range(len(batch)):
@@ -147,20 +151,26 @@ class CropsOfPictures:
             else:
                 cuts.append(self._executor.submit(cut, at))
 
-        def crops() -> tuple[Tensor, ...]:
-            for done in cuts:
-                done.result()
-            units = len(batch) * take.units
-            return tuple(_as_clips(made.flatten(0, 1), units, take.frames) for made in made_BFHWC)
+        return partial(self._cut, cuts, made_BFHWC, pictures if on_gpu else None)
 
-        return crops
+    def _cut(self, cuts: list[Future[None]], made_BFHWC: list[Tensor], held: list[Tensor] | None) -> tuple[Tensor, ...]:
+        """Wait for the cuts. ``held`` is not used: it lives as long as what holds this call."""
+        for done in cuts:
+            done.result()
+        frames = self._sampling.frames
+        return tuple(
+            _as_clips(made.flatten(0, 1), made.shape[0] * made.shape[1] // frames, frames) for made in made_BFHWC
+        )
+
+    def _empty(self) -> Tensor:
+        if self._device.type == "cpu":
+            return self._memory.tensor()
+        return torch.empty(self._shape, dtype=torch.uint8, device=self._device)
 
     def _streams(self, batch: Sequence[Loaded]) -> list[list[VideoPackets]]:
         """The clips of a batch, in order, and which of them lie in one stream."""
         clips = [packets for _, packets in batch]
-        if self._device.type == "cpu":
-            return [[clip] for clip in clips]
-        most = -(-len(clips) // _STREAMS_ON_A_GPU)
+        most = -(-len(clips) // self._most_streams)
         streams = []
         for _, group in groupby(clips, lambda clip: (clip.row.width, clip.row.height)):
             of_one_size = list(group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ _MOST_THREADS = 8
 
 
 class TrainLoader:
-    """Endless batches of a split for training, the same for a (seed, global batch) on any number of ranks.
+    """Endless batches of a split for training, the same for a (seed, global batch, sampling) on any number of ranks.
 
     Step ``s`` of the run is step ``s % steps_per_epoch`` of epoch ``s // steps_per_epoch``. Iterating goes on where
     the state is: at step 0, after the last batch handed out, or where ``load_state_dict`` puts it.
@@ -47,7 +48,7 @@ class TrainLoader:
         """Open a split.
 
         ``threads`` decode: by default as many as this process may use cores, at most 8. ``store`` is where shards
-        are read, by default the split's folder. More than ``max_bad`` (0 to 1) of a split's videos that cannot be
+        are read, by default the split's folder. More than ``max_bad`` (0 to 1) of a split's samples that cannot be
         loaded in an epoch end the iteration with a DataError; up to there each is replaced by a row that does not
         count. Of several ranks each counts in ``bad`` what it met: who sums that over the ranks checks the sum.
 
@@ -57,11 +58,12 @@ class TrainLoader:
         self._samples = TrainSamples(dataset, split, sampling, global_batch, seed, rank, ranks)
         self.index = self._samples.index
         self.steps_per_epoch = self._samples.steps_per_epoch
-        self.bad = BadVideos(max_bad, len(self.index), ranks)
+        self.bad = BadVideos(max_bad, len(self._samples), ranks)
         self._global_batch = global_batch
         self._step = 0
-        # What a run's batches follow from, besides the sampling.
-        self._same = {"seed": seed, "global_batch": global_batch, "dataset": dataset.fingerprint, "split": split}
+        # What a run's batches follow from, as values that JSON gives back as they were.
+        self._same: dict[str, Any] = {"dataset": dataset.fingerprint, "split": split, "seed": seed}
+        self._same |= {"global_batch": global_batch, "sampling": {**asdict(sampling), "scales": list(sampling.scales)}}
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, True, device, threads, store)
 
@@ -71,30 +73,37 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is after the last batch handed out: ``epoch`` and ``step`` in it, and what it depends on."""
+        """Where the run is after the last batch handed out: ``epoch`` and ``step`` in it, and what batches depend on.
+
+        It goes through JSON unchanged.
+        """
         epoch, step = divmod(self._step, self.steps_per_epoch)
         return {"epoch": epoch, "step": step, **self._same}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken, on this number of ranks or another.
 
-        Raises UsageError if it was taken with another seed or global batch, DataError if of another dataset.
+        Raises DataError if it was taken of another dataset, or is none of this version's; UsageError if it was taken
+        with another split, seed, global batch or sampling.
         """
-        for name, value in self._same.items():
-            if state[name] != value:
-                if name == "dataset":
-                    raise DataError("the dataset is another one than the run was begun on, or has changed since")
-                said = name.replace("_", " ")
-                raise UsageError(f"the run was begun with {said} {state[name]}, not {value}: its batches would differ")
+        if state.keys() != self.state_dict().keys():
+            raise DataError("the loader's state is of another version of v4d: begin the run anew")
+        if state["dataset"] != self._same["dataset"]:
+            raise DataError("the dataset is another one than the run was begun on, or has changed since")
+        then, now = ({**of, **of["sampling"]} for of in (state, self._same))
+        for name, value in now.items():
+            if name != "sampling" and then.get(name) != value:
+                said = f"{name.replace('_', ' ')} {then.get(name)}, not {value}"
+                raise UsageError(f"the run was begun with {said}: its batches would differ")
         self._step = state["epoch"] * self.steps_per_epoch + state["step"]
 
     def videos_in(self, step: int) -> int:
-        """How many videos of the split the global batch of a step holds, without the rows that fill it up."""
-        return min(self._global_batch, len(self.index) - step % self.steps_per_epoch * self._global_batch)
+        """How many samples of the split the global batch of a step holds, without the rows that fill it up."""
+        return min(self._global_batch, len(self._samples) - step % self.steps_per_epoch * self._global_batch)
 
 
 class EvalLoader:
-    """Each video of a split once, in the order of the index, with centred units and three crops or the centre one."""
+    """Each sample of a split once, in the order of the index, with centred units and three crops or the centre one."""
 
     def __init__(
         self,
@@ -118,7 +127,7 @@ class EvalLoader:
         """
         self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
         self.index = self._samples.index
-        self.bad = BadVideos(max_bad, len(self.index), ranks)
+        self.bad = BadVideos(max_bad, len(self._samples), ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, resize, device, threads, store)

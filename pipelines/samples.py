@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, multiscale_crop, three_cr
 from pipelines.order import rank_share, rank_slice, stand_in, steps_per_epoch, train_order
 from pipelines.randomness import Purpose, uniform
 from pipelines.sampling import centred_units, fit_stride, random_units
+from pipelines.segments import Segment, read_segments
 from preprocess.errors import DataError
 from preprocess.index import Dataset, Index, VideoRow
 
@@ -24,7 +25,9 @@ class Sampling:
     ``fit_stride`` shortens the stride for videos whose sections are shorter than a unit; the sections are those of
     ``fit_to`` units, or of ``units`` if that is None. (A network is tested on more units than it was trained on,
     but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels;
-    ``scales`` are those of the multi-scale crop in training.
+    ``scales`` are those of the multi-scale crop in training. ``over`` says what a sample is: a video, or with
+    "segment" each segment of an untrimmed one, with its own label; units then lie in the segment alone. With
+    ``keyframe_starts`` units start on keyframes in training: see ``random_units``.
     """
 
     units: int
@@ -34,29 +37,41 @@ class Sampling:
     fit_stride: bool = False
     fit_to: int | None = None
     scales: tuple[float, ...] = SCALES
+    over: Literal["video", "segment"] = "video"
+    keyframe_starts: bool = False
 
-    def stride_for(self, row: VideoRow) -> int:
-        """The stride for one video."""
+    def stride_for(self, frames: int) -> int:
+        """The stride for a sample of so many frames."""
         if not self.fit_stride:
             return self.stride
-        return fit_stride(row.frames, self.fit_to or self.units, self.frames, self.stride)
+        return fit_stride(frames, self.fit_to or self.units, self.frames, self.stride)
+
+
+class Place(NamedTuple):
+    """One place in a batch: sample ``number`` of a split, as it is seen in an epoch.
+
+    What is not ``valid`` fills up a batch, so that the network sees real pictures, and counts in no loss and no metric.
+    """
+
+    epoch: int
+    number: int
+    valid: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One place in a batch: the video at position ``number`` of the index, its frames (units·frames,) and crops.
+    """What comes to a place: frames (units·frames,) of a video, and their crops.
 
-    ``label`` is that of what the crops show, -1 for an unlabelled video. A sample that is not ``valid`` fills up a
-    batch, so that the network sees real pictures, and counts in no loss and no metric.
+    ``row_number`` is the video's in the index; the sample has another number where samples are segments. ``label``
+    is that of what the crops show, -1 for an unlabelled video.
     """
 
+    place: Place
     row: VideoRow
-    number: int
-    epoch: int
+    row_number: int
     label: int
     frames: np.ndarray
     crops: tuple[Crop, ...]
-    valid: bool
 
 
 class Samples(Protocol):
@@ -66,13 +81,38 @@ class Samples(Protocol):
     steps_per_epoch: int
     crops: int
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def __len__(self) -> int:
+        """How many samples the split has, over all ranks."""
+        ...
+
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
         ...
 
-    def instead_of(self, sample: Sample) -> Sample:
-        """What fills the place of a sample that cannot be loaded, the same on any number of ranks; not valid."""
+    def sample(self, place: Place) -> Sample:
+        """What comes to a place. Safe to call from several threads."""
         ...
+
+    def instead_of(self, place: Place) -> Place:
+        """Where to look for what fills a place whose own sample cannot be loaded; the same on any number of ranks."""
+        ...
+
+
+class _Taken:
+    """What each sample of a split is, by its number: a whole video, or a segment of one."""
+
+    def __init__(self, index: Index, sampling: Sampling) -> None:
+        self._index = index
+        self._segments = read_segments(index) if sampling.over == "segment" else None
+
+    def __len__(self) -> int:
+        return len(self._index if self._segments is None else self._segments)
+
+    def __getitem__(self, number: int) -> tuple[VideoRow, Segment]:
+        """The video of a sample, and the part of it with its label; ``frames`` is never 0."""
+        part = Segment(number, -1, 0, 0) if self._segments is None else self._segments[number]
+        row = self._index[part.row_number]
+        return row, part if part.frames else part._replace(label=row.label, frames=row.frames)
 
 
 class TrainSamples:
@@ -88,43 +128,54 @@ class TrainSamples:
         self.index = dataset.split(split)
         if not len(self.index):
             raise DataError(f"the split '{split}' of {dataset.root} holds no video to train on")
-        self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
+        self._taken = _Taken(self.index, sampling)
+        self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
         self._flip = dataset.flip
         self._sampling, self._seed = sampling, seed
         self._global_batch, self._rank, self._ranks = global_batch, rank, ranks
-        self._order = lru_cache(maxsize=2)(lambda epoch: train_order(len(self.index), seed, epoch))
+        self._order = lru_cache(maxsize=2)(lambda epoch: train_order(len(self), seed, epoch))
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def __len__(self) -> int:
+        """See Samples."""
+        return len(self._taken)
+
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step of the run on; a step is ``epoch * steps_per_epoch`` and a step of the epoch."""
         step = first_step
         while True:
             epoch, at = divmod(step, self.steps_per_epoch)
-            rows, valid = rank_slice(self._order(epoch), at, self._global_batch, self._rank, self._ranks)
-            yield [self._sample(epoch, int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+            numbers, valid = rank_slice(self._order(epoch), at, self._global_batch, self._rank, self._ranks)
+            yield [Place(epoch, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
             step += 1
 
-    def instead_of(self, sample: Sample) -> Sample:
-        """A video from elsewhere in the index, as it is seen in the same epoch."""
-        return self._sample(sample.epoch, stand_in(sample.number, len(self.index)), False)
+    def instead_of(self, place: Place) -> Place:
+        """A sample from elsewhere in the index, as it is seen in the same epoch."""
+        return Place(place.epoch, stand_in(place.number, len(self)), False)
 
-    def _sample(self, epoch: int, number: int, valid: bool) -> Sample:
-        row, take = self.index[number], self._sampling
+    def sample(self, place: Place) -> Sample:
+        """See Samples."""
+        epoch, number, _ = place
+        (row, part), take = self._taken[number], self._sampling
         draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
-        frames = random_units(row.frames, take.units, take.frames, take.stride_for(row), draws)
+        keyframes = None
+        if take.keyframe_starts:
+            keyframes = np.flatnonzero(row.packet_back[part.first : part.first + part.frames] == 0)
+        stride = take.stride_for(part.frames)
+        frames = part.first + random_units(part.frames, take.units, take.frames, stride, draws, keyframes)
         draws = uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS)
         crop = multiscale_crop(row.width, row.height, draws, take.scales)
-        label = row.label
+        label = part.label
         if crop.flip and label in self._flip:
             # A class that names a direction: the flipped video shows another one, or (-1) none that there is.
             if self._flip[label] < 0:
                 crop = crop._replace(flip=False)
             else:
                 label = self._flip[label]
-        return Sample(row, number, epoch, label, frames.ravel(), (crop,), valid)
+        return Sample(place, row, part.row_number, label, frames.ravel(), (crop,))
 
 
 class EvalSamples:
-    """Each video of a split once, in the order of the index; see EvalLoader."""
+    """Each sample of a split once, in the order of the index; see EvalLoader."""
 
     def __init__(
         self,
@@ -139,27 +190,33 @@ class EvalSamples:
         """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
         rank_share(global_batch, ranks)
         self.index = dataset.split(split)
-        self.steps_per_epoch = steps_per_epoch(len(self.index), global_batch)
+        self._taken = _Taken(self.index, sampling)
+        self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
         # Of square frames the three crops are one and the same.
         is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
         self._places = range(3) if crops == 3 and not is_square else range(1, 2)
         self.crops = len(self._places)
 
-    def batches(self, first_step: int) -> Iterator[list[Sample]]:
+    def __len__(self) -> int:
+        """See Samples."""
+        return len(self._taken)
+
+    def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
-        order = np.arange(len(self.index))
+        order = np.arange(len(self))
         for step in range(first_step, self.steps_per_epoch):
-            rows, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
-            yield [self._sample(int(r), bool(v)) for r, v in zip(rows, valid, strict=True)]
+            numbers, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
+            yield [Place(0, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
 
-    def instead_of(self, sample: Sample) -> Sample:
-        """A video from elsewhere in the index."""
-        return self._sample(stand_in(sample.number, len(self.index)), False)
+    def instead_of(self, place: Place) -> Place:
+        """A sample from elsewhere in the index."""
+        return Place(0, stand_in(place.number, len(self)), False)
 
-    def _sample(self, number: int, valid: bool) -> Sample:
-        row, take = self.index[number], self._sampling
-        frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row))
+    def sample(self, place: Place) -> Sample:
+        """See Samples."""
+        (row, part), take = self._taken[place.number], self._sampling
+        frames = part.first + centred_units(part.frames, take.units, take.frames, take.stride_for(part.frames))
         squares = three_crops(row.width, row.height)
         crops = tuple(squares[i] for i in self._places)
-        return Sample(row, number, 0, row.label, frames.ravel(), crops, valid)
+        return Sample(place, row, part.row_number, part.label, frames.ravel(), crops)

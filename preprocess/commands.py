@@ -32,6 +32,7 @@ class RunOptions:
     fps: float | None
     codec: str
     gop: int | None
+    layers: int | None
     quality: int | None
     shard_size: int | None
     split: tuple[str, ...]
@@ -48,7 +49,15 @@ class RunOptions:
         """Raises UsageError for values that do not go together."""
         from preprocess.ffmpeg import EncodeOptions
 
-        return EncodeOptions(self.resize, self.fps, self.codec, self.gop, self.quality, self.timeout)
+        return EncodeOptions(
+            resize=self.resize,
+            fps=self.fps,
+            codec=self.codec,
+            gop=self.gop,
+            quality=self.quality,
+            layers=self.layers,
+            timeout=self.timeout,
+        )
 
     def write_shards(self) -> Executor:
         """The executor that ``--executor`` names."""
@@ -81,7 +90,14 @@ _RUN_OPTIONS = (
         help="Codec of the packets: mjpeg is the fastest, vp9 and h264 (GPU only) take a fifth of the bytes.",
     ),
     click.option(
-        "--gop", type=click.IntRange(1), help="Frames from keyframe to keyframe  [default: 1 for mjpeg, else 8]"
+        "--gop",
+        type=click.IntRange(1),
+        help="Frames from keyframe to keyframe  [default: mjpeg 1, h264 and vp9 8, vp9 in 3 layers 32]",
+    ),
+    click.option(
+        "--layers",
+        type=click.IntRange(1),
+        help="Temporal layers of vp9, 3 or 1  [default: 3 where the GOP is a multiple of 4]",
     ),
     click.option(
         "--quality", type=int, help="Lowest is best  [default: mjpeg 4 of 2 to 31, vp9 37 of 63, h264 23 of 51]"

@@ -21,18 +21,19 @@ import numpy as np
 
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions, command, executable, messages
+from preprocess.layer_check import see_that_layers_are_kept
 from preprocess.packets import (
     h264_packets,
-    is_h264_keyframe,
-    is_vp9_keyframe,
     ivf_header,
     ivf_packet_header,
     ivf_packets,
     jpeg_packets,
+    reference_finder,
 )
 from preprocess.pictures import joined
 from preprocess.probe import Limit, Probe, Taken, examine
 from preprocess.sources import Unreadable, opened
+from preprocess.vp9 import with_layered_header
 
 # ffmpeg exits with 255 after a signal that it handles.
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 255}
@@ -43,11 +44,6 @@ _LARGEST_OUTPUT = 8 << 30
 _LARGEST_SIDE = 16384
 _FOURCC = {"vp9": b"VP90", "h264": b"H264"}
 _CUT_APART = {"mjpeg": jpeg_packets, "vp9": ivf_packets, "h264": h264_packets}
-_IS_KEYFRAME: dict[str, Callable[[memoryview], bool]] = {
-    "mjpeg": lambda packet: True,
-    "vp9": is_vp9_keyframe,
-    "h264": is_h264_keyframe,
-}
 # Some sources claim a rate that no video has; the packets' number in their file then stands for a time at 25/s.
 _RATES = (Fraction(1), Fraction(240))
 
@@ -73,10 +69,11 @@ class Packets:
 
 @dataclass
 class _Output:
-    """What came of one run of ffmpeg: sizes and CRC-32s, its exit code and what it said."""
+    """What came of one run of ffmpeg: sizes, CRC-32s and references, its exit code and what it said."""
 
     sizes: list[int]
     crc32: list[int]
+    back: list[int]
     code: int = 0
     said: str = ""
 
@@ -143,15 +140,16 @@ def _encode(
         if cut is None or not cut.ordered or _is_exact(output, taken, options):
             break
     _check(output, found, taken, options)
+    if options.layers != 1:
+        see_that_layers_are_kept()
     if options.codec != "mjpeg":
         end = sink.tell()
         sink.seek(begin)
         ticks = (rate.numerator, rate.denominator)
         sink.write(ivf_header(_FOURCC[options.codec], *size, ticks, len(output.sizes)))
         sink.seek(end)
-    assert options.gop is not None
-    back = (np.arange(len(output.sizes)) % options.gop != 0).astype(np.uint8)
     sizes, crc32 = np.array(output.sizes, np.int32), np.array(output.crc32, np.uint32)
+    back = np.array(output.back, np.uint8)
     return Packets(sizes, crc32, back, *size, fps, taken.start, taken.end)
 
 
@@ -181,13 +179,18 @@ def _run(
 
 def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes]) -> _Output:
     """Write packets to ``sink`` and see that each is what it should be. Raises ValueError where one is not."""
-    output, is_keyframe, gop = _Output([], []), _IS_KEYFRAME[options.codec], options.gop or 1
+    output, back_of, gop = _Output([], [], []), reference_finder(options.codec), options.gop or 1
     in_ivf, total = options.codec != "mjpeg", 0
     if in_ivf:
         sink.write(bytes(32))
     for number, packet in enumerate(_CUT_APART[options.codec](stream)):
-        if is_keyframe(packet) != (number % gop == 0):
-            raise ValueError(f"packet {number} is {'no ' * (number % gop == 0)}keyframe, at a GOP of {gop}")
+        if options.layers != 1:
+            packet = memoryview(with_layered_header(packet, number % gop))
+        back, wanted = back_of(packet), options.back_of(number)
+        if (back == 0) != (wanted == 0):
+            raise ValueError(f"packet {number} is {'no ' * (wanted == 0)}keyframe, at a GOP of {gop}")
+        if back != wanted:
+            raise ValueError(f"packet {number} refers to the one {back} before it, not {wanted}")
         size = len(packet)
         total += size
         if total > _LARGEST_OUTPUT:
@@ -197,6 +200,7 @@ def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes]) -> _Outpu
         sink.write(packet)
         output.sizes.append(size)
         output.crc32.append(zlib.crc32(packet))
+        output.back.append(back)
     return output
 
 

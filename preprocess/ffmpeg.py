@@ -18,6 +18,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from preprocess.errors import UsageError
+from preprocess.vp9 import LAYER_PERIOD, layered_back
 
 # Without full_chroma_int white comes out 6 levels too dark where the matrix changes. It costs no time; accurate_rnd,
 # for 2 levels more, would cost up to half of it.
@@ -25,6 +26,7 @@ _SCALER = "bicubic+full_chroma_int"
 _MESSAGES_PER_PART = 3
 _SMALLEST_SIDE, _LARGEST_SIDE = 16, 4096
 _LARGEST_FPS = 240
+_LAYERS, _LAYERED_GOP = 3, 32
 
 
 class _Codec(NamedTuple):
@@ -56,6 +58,10 @@ _CODECS = {
 }
 
 
+# At constant quality the layers' bit rates mean nothing, and this mode brings all else along.
+_LAYERED = {"error-resilient": 1, "ts-parameters": "ts_layering_mode=3"}
+
+
 @dataclass(frozen=True)
 class EncodeOptions:
     """How frames become packets, and what is taken for a video at all.
@@ -63,8 +69,10 @@ class EncodeOptions:
     ``resize`` is "WxH", "short:N" (the shorter side becomes N, the longer one keeps the ratio of the stored picture;
     both even) or "none" (as it is; even for vp9 and h264, which leaves out a row or column by scaling). ``fps`` is
     in frames per second; None takes the source's frames as they are. ``gop`` (packets from keyframe to keyframe, 1
-    for mjpeg, else 1 to 256) and ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 0 to 51; the lowest is best) are
-    the codec's own defaults where they are None, and never None once made. ``timeout`` is in seconds for each video.
+    for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 0 to 51; the lowest is best) and
+    ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 for vp9 in
+    temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4), else 1.
+    ``timeout`` is in seconds for each video.
 
     Sources beyond ``largest_picture`` (pixels), ``longest`` (seconds) or ``most_frames`` are not taken.
 
@@ -76,6 +84,7 @@ class EncodeOptions:
     codec: str = "mjpeg"
     gop: int | None = None
     quality: int | None = None
+    layers: int | None = None
     timeout: float = 900.0
     largest_picture: int = 8192 * 8192
     longest: float = 4 * 3600.0
@@ -85,15 +94,27 @@ class EncodeOptions:
         if self.codec not in _CODECS:
             raise UsageError(f"there is no codec '{self.codec}': use {', '.join(_CODECS)}")
         of = _CODECS[self.codec]
-        object.__setattr__(self, "gop", of.gop if self.gop is None else self.gop)
+        gop, layers = self.gop, self.layers
+        if layers is None:
+            layers = _LAYERS if self.codec == "vp9" and (gop is None or gop % LAYER_PERIOD == 0) else 1
+        if gop is None:
+            gop = _LAYERED_GOP if layers == _LAYERS else of.gop
+        object.__setattr__(self, "gop", gop)
+        object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "quality", of.quality if self.quality is None else self.quality)
         assert self.gop is not None and self.quality is not None
         if not of.best <= self.quality <= of.worst:
             raise UsageError(f"quality {self.quality} is not from {of.best} (best) to {of.worst}, as {self.codec} has")
+        if layers not in (1, _LAYERS):
+            raise UsageError(f"there are no {layers} layers: use 1 or {_LAYERS}")
+        if layers == _LAYERS and self.codec != "vp9":
+            raise UsageError(f"{layers} layers are not for {self.codec}: use vp9, or 1")
         if self.codec == "mjpeg" and self.gop != 1:
             raise UsageError(f"gop {self.gop} is not for mjpeg, in which every packet is a keyframe: use 1")
         if not 1 <= self.gop <= 256:
             raise UsageError(f"gop {self.gop} is not from 1 to 256")
+        if layers == _LAYERS and self.gop % LAYER_PERIOD:
+            raise UsageError(f"gop {self.gop} is no multiple of {LAYER_PERIOD}, as {layers} layers need: change either")
         if self.fps is not None and not 0 < self.fps <= _LARGEST_FPS:
             raise UsageError(f"fps {self.fps} is not above 0 and up to {_LARGEST_FPS}")
         if not 0 < self.timeout < math.inf:
@@ -113,6 +134,16 @@ class EncodeOptions:
         """The numbers in ``resize``: two of WxH, one of short:N, none of anything else."""
         found = re.fullmatch(r"short:([0-9]{1,9})|([0-9]{1,9})x([0-9]{1,9})", self.resize)
         return tuple(int(side) for side in found.groups() if side) if found else ()
+
+    def back_of(self, number: int) -> int:
+        """How many packets back the reference of packet ``number`` of a video lies; 0 for a keyframe.
+
+        In 3 layers the frames 0, 4, 8, ... of a GOP refer to each other, 2, 6, ... to the one of those before them,
+        and the others to the frame before them.
+        """
+        assert self.gop is not None
+        number %= self.gop
+        return layered_back(number) if self.layers == _LAYERS else int(number > 0)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -236,6 +267,8 @@ def command(
     gives = codec.arguments | {codec.quality_option: options.quality, "threads": 1, "filter_threads": 1}
     if options.codec != "mjpeg":
         gives |= {"g": options.gop, "keyint_min": options.gop}
+    if options.layers == _LAYERS:
+        gives |= _LAYERED
     stream = ffmpeg.input("file:/dev/stdin", format=container_format.partition(",")[0], **takes).output(
         "pipe:1",
         map="0:V:0",

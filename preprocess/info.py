@@ -54,7 +54,9 @@ class Info:
     def show(self, every_class: bool) -> Iterator[Table | str]:
         """What to print for a person; ``every_class`` adds a table with the videos of each class."""
         size = f"{self.size[0]}x{self.size[1]}" if self.size else "sizes that differ"
-        yield f"{self.name}: {self.kind}, {len(self.classes)} classes, {self.codec}, GOP {self.gop}, {size}"
+        layers = self.options.get("layers", 1)
+        gop = f"GOP {self.gop}" + f" in {layers} layers" * (layers > 1)
+        yield f"{self.name}: {self.kind}, {len(self.classes)} classes, {self.codec}, {gop}, {size}"
         yield self._splits()
         yield from self._classes() if every_class else self._summary()
         if self.rejected:

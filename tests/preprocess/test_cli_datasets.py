@@ -389,9 +389,15 @@ def test_list_without_splits_holds_some_of_each_class_out(work):
 def test_vp9_of_kinetics(kinetics):
     kinetics.preprocess("kinetics", "--codec", "vp9", "--resize", "short:48", "--fps", 10, "--split", "train")
     data = "shards/kinetics"
-    assert (about(data)["codec"], about(data)["gop"], about(data)["size"]) == ("vp9", 8, None)
+    assert (about(data)["codec"], about(data)["gop"], about(data)["size"]) == ("vp9", 32, None)
     for row in taken(data).values():
         assert (row.width, row.height, row.frames, fps(row)) == (64, 48, 10, 10)
+        assert row.packet_back.tolist() == [0, 1, 2, 1, 4, 1, 2, 1, 4, 1]
+    # What an earlier version wrote.
+    arguments = ("--codec", "vp9", "--layers", 1, "--fps", 10, "--split", "train", "--out", "plain")
+    kinetics.preprocess("kinetics", *arguments)
+    assert "layers" not in about("plain")["options"]
+    for row in taken("plain").values():
         assert row.packet_back.tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0, 1]
 
 

@@ -37,10 +37,20 @@ def large(tmp_path, run_ffmpeg):
     return make
 
 
-@pytest.mark.parametrize(("codec", "quality", "gop"), [("mjpeg", 4, 1), ("vp9", 37, 8), ("h264", 23, 8)])
-def test_defaults_are_written_down(codec, quality, gop):
-    options = EncodeOptions(codec=codec)
-    assert (options.quality, options.gop) == (quality, gop)
+@pytest.mark.parametrize(
+    ("values", "quality", "gop", "layers"),
+    [
+        ({"codec": "mjpeg"}, 4, 1, 1),
+        ({"codec": "vp9"}, 37, 32, 3),
+        ({"codec": "vp9", "layers": 1}, 37, 8, 1),
+        ({"codec": "vp9", "gop": 8}, 37, 8, 3),
+        ({"codec": "vp9", "gop": 10}, 37, 10, 1),
+        ({"codec": "h264"}, 23, 8, 1),
+    ],
+)
+def test_defaults_are_written_down(values, quality, gop, layers):
+    options = EncodeOptions(**values)
+    assert (options.quality, options.gop, options.layers) == (quality, gop, layers)
     assert EncodeOptions(**json.loads(json.dumps(asdict(options)))) == options
     assert replace(options, resize="short:64").quality == quality
 
@@ -56,6 +66,10 @@ def test_defaults_are_written_down(codec, quality, gop):
         ({"gop": 8}, "gop 8 is not for mjpeg, in which every packet is a keyframe: use 1"),
         ({"codec": "vp9", "gop": 0}, "gop 0 is not from 1 to 256"),
         ({"codec": "h264", "gop": 257}, "gop 257 is not from 1 to 256"),
+        ({"codec": "vp9", "layers": 2}, "there are no 2 layers: use 1 or 3"),
+        ({"codec": "vp9", "layers": 3, "gop": 10}, "gop 10 is no multiple of 4, as 3 layers need: change either"),
+        ({"codec": "h264", "layers": 3}, "3 layers are not for h264: use vp9, or 1"),
+        ({"layers": 3}, "3 layers are not for mjpeg: use vp9, or 1"),
         ({"fps": 0.0}, "fps 0.0 is not above 0 and up to 240"),
         ({"fps": float("nan")}, "fps nan is not above 0 and up to 240"),
         ({"fps": 241.0}, "fps 241.0 is not above 0 and up to 240"),

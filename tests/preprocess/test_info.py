@@ -55,6 +55,10 @@ def test_text_for_people(small):
     assert "videos per class" not in table
 
 
+def test_layers_are_told(vp9):
+    assert "vp9: folder, 1 classes, vp9, GOP 8 in 3 layers, 64x48" in shown(read_info(vp9))
+
+
 @pytest.fixture
 def many_classes(tmp_path):
     """400 classes; row i of train has the labels i % 7 and, if that is even, 399; the last two rows have none."""
