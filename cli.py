@@ -247,12 +247,13 @@ def train(
 
 def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None) -> None:
     from pipelines import MAX_BAD
-    from v4d.launch import launch
+    from v4d.launch import launch, show_warnings
     from v4d.train import train as work
 
     on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
     console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
+    show_warnings()
     launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad), gpus, procs)
     console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
@@ -314,10 +315,12 @@ def _evaluate(
 
     from pipelines import MAX_BAD
     from v4d.evaluate import evaluate as work
+    from v4d.launch import show_warnings
 
     device = torch.device("cuda" if gpus else "cpu")
     console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
     began = time.monotonic()
+    show_warnings()
     result = work(
         run,
         units_infer=u_infer,
