@@ -14,13 +14,13 @@ from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
 from pipelines.graph import GraphInput, dali_reason, picture_graph
+from pipelines.in_flight import InFlight
 from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
 from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
 _BATCHES_READ_AHEAD = 3
 _READERS = 4
-_BATCHES_IN_USE = 4
 # So many bad videos one behind the other are no accident.
 _MOST_REPLACEMENTS = 100
 
@@ -50,11 +50,17 @@ class BatchStream:
         resize: bool,
         device: torch.device,
         threads: int,
+        in_flight: InFlight,
     ) -> None:
         self._samples, self._reader, self._bad = samples, reader, bad
         self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._in_flight = device, threads, in_flight
         self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes on the device that the batches in flight take at most."""
+        return self._in_flight.bytes
 
     def run(self, first_step: int) -> Iterator[Batch]:
         """The batches from a step on."""
@@ -80,16 +86,18 @@ class BatchStream:
 
     def _decoding(self, cutters: ThreadPoolExecutor) -> Decoding:
         given = self._sampling, self._videos, self._samples.crops
+        on = self._device, self._threads, self._in_flight.ahead
         if self._device.type == "cuda" and self._codec == "mjpeg":
-            return CropsInGraph(*given, self._resize, self._device, self._threads)
-        return CropsOfPictures(self._codec, *given, self._device, self._threads, cutters)
+            return CropsInGraph(*given, self._resize, *on)
+        return CropsOfPictures(self._codec, *given, *on, cutters)
 
     def _hand_out(
         self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
         for loaded in batch:
             if loaded.why and loaded.meant.place.valid:
-                self._bad.add(loaded.meant.place.number, loaded.meant.row.key, loaded.meant.place.epoch, loaded.why)
+                place = loaded.meant.place
+                self._bad.add(place.number, loaded.meant.row.key, place.epoch, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":
@@ -97,7 +105,7 @@ class BatchStream:
         queued = torch.cuda.Event()
         queued.record(torch.cuda.current_stream(self._device))
         in_use.append((queued, made, crops))
-        if len(in_use) > _BATCHES_IN_USE:
+        if len(in_use) >= self._in_flight.in_use:
             in_use[0][0].synchronize()
         while in_use and in_use[0][0].query():
             in_use.popleft()
@@ -202,7 +210,7 @@ class BatchStream:
             shape = (len(positions), row.height, row.width, 3)
         feed = iter(pieces)
         graph = picture_graph(
-            lambda: next(feed), codec=self._codec, pieces=1, device=self._device, threads=self._threads
+            lambda: next(feed), codec=self._codec, pieces=1, device=self._device, threads=self._threads, ahead=1
         )
         try:
             for _ in pieces:

@@ -53,10 +53,10 @@ class CropsInGraph:
     """JPEGs on a GPU: decoded, cut and resized by one graph, whose memory the crops share."""
 
     def __init__(
-        self, sampling: Sampling, videos: int, crops: int, resize: bool, device: torch.device, threads: int
+        self, sampling: Sampling, videos: int, crops: int, resize: bool, device: torch.device, threads: int, ahead: int
     ) -> None:
         self._sampling, self._videos, self._crops, self._resize = sampling, videos, crops, resize
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._ahead = device, threads, ahead
 
     def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
         """See Decoding."""
@@ -69,6 +69,7 @@ class CropsInGraph:
             resize=self._resize,
             device=self._device,
             threads=self._threads,
+            ahead=self._ahead,
         )
 
     def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
@@ -109,10 +110,11 @@ class CropsOfPictures:
         crops: int,
         device: torch.device,
         threads: int,
+        ahead: int,
         executor: Executor,
     ) -> None:
         self._codec, self._sampling, self._videos, self._crops = codec, sampling, videos, crops
-        self._device, self._threads, self._executor = device, threads, executor
+        self._device, self._threads, self._ahead, self._executor = device, threads, ahead, executor
         self._shape = (videos, sampling.units * sampling.frames, sampling.crop, sampling.crop, 3)
         self._memory = PictureMemory(self._shape)
         self._most_streams = _STREAMS_ON_A_GPU if device.type == "cuda" else videos
@@ -121,7 +123,8 @@ class CropsOfPictures:
         """See Decoding."""
         frames = self._sampling.units * self._sampling.frames
         pieces = self._videos * frames if self._codec == "mjpeg" else self._videos
-        return picture_graph(source, codec=self._codec, pieces=pieces, device=self._device, threads=self._threads)
+        on = partial(picture_graph, device=self._device, threads=self._threads, ahead=self._ahead)
+        return on(source, codec=self._codec, pieces=pieces)
 
     def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
         """See Decoding."""

@@ -10,21 +10,21 @@ from nvidia.dali import Pipeline, fn, types
 
 # One batch for a graph: lists of arrays, one for each sample, or an array that stands for such a list.
 GraphInput = tuple[Any, ...]
-_BATCHES_AHEAD = 2
 
 
 def picture_graph(
-    source: Callable[[], GraphInput], *, codec: str, pieces: int, device: torch.device, threads: int
+    source: Callable[[], GraphInput], *, codec: str, pieces: int, device: torch.device, threads: int, ahead: int
 ) -> Pipeline:
     """Build the graph that decodes up to ``pieces`` JPEGs or clip streams at a time.
 
-    ``source`` is called for each batch and gives (a list of JPEGs,), or (a list of clip streams, a list of the
-    positions of the wanted frames in each): uint8 and int32, 1-D. The output is a picture (H, W, 3) for each JPEG,
+    ``source`` is called for each batch, ``ahead`` of them in advance, and gives (a list of JPEGs,), or (a list of clip
+    streams, a list of the positions of the wanted frames in each): uint8 and int32, 1-D. The output is a picture
+    (H, W, 3) for each JPEG,
     the wanted frames (frames, H, W, 3) for each stream, uint8 RGB on ``device``.
 
     Raises RuntimeError, as DALI does, from ``run()`` when a piece does not decode.
     """
-    graph = _pipeline(pieces, device, threads)
+    graph = _pipeline(pieces, device, threads, ahead)
     with graph:
         if codec == "mjpeg":
             (jpegs,) = fn.external_source(source=source, num_outputs=1, batch=True, dtype=types.UINT8, ndim=1)
@@ -48,18 +48,20 @@ def crop_graph(
     resize: bool,
     device: torch.device,
     threads: int,
+    ahead: int,
 ) -> Pipeline:
     """Build the graph that decodes ``pictures`` JPEGs at a time and cuts ``crops`` squares of ``crop`` pixels.
 
-    ``source`` is called for each batch and gives a list of ``pictures`` packets, uint8 arrays, and for each crop the
-    upper left and the lower right corner (y, x) in each picture, (pictures, 2) float32. A picture whose corners are
+    ``source`` is called for each batch, ``ahead`` of them in advance, and gives a list of ``pictures`` packets, uint8
+    arrays, and for each crop the upper left and the lower right corner (y, x) in each picture, (pictures, 2) float32.
+    A picture whose corners are
     swapped along x comes out mirrored. ``resize=False`` says that every crop is ``crop`` pixels wide and high and
     none is mirrored: it is then cut out without a filter. The graph has ``crops`` outputs on ``device``, each uint8,
     RGB, of shape (pictures, crop, crop, 3).
 
     Raises RuntimeError, as DALI does, from ``run()`` when a packet does not decode.
     """
-    graph = _pipeline(pictures, device, threads)
+    graph = _pipeline(pictures, device, threads, ahead)
     with graph:
         packets, *corners = fn.external_source(
             source=source,
@@ -82,12 +84,12 @@ def crop_graph(
     return graph
 
 
-def _pipeline(samples: int, device: torch.device, threads: int) -> Pipeline:
+def _pipeline(samples: int, device: torch.device, threads: int, ahead: int) -> Pipeline:
     return Pipeline(
         batch_size=samples,
         num_threads=threads,
         device_id=(device.index or 0) if device.type == "cuda" else None,
-        prefetch_queue_depth=_BATCHES_AHEAD,
+        prefetch_queue_depth=ahead,
     )
 
 

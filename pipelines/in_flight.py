@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-_MOST_AHEAD = 3
+_MOST_AHEAD = 2
 _SHARE_OF_FREE_MEMORY = 1 / 8
 # Handed out and not yet read by the GPU, which runs behind the host; one more is being cut.
-_IN_USE_ON_A_GPU, _IN_USE_ON_A_CPU = 5, 2
+_IN_USE_ON_A_GPU, _IN_USE_ON_A_CPU = 5, 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class InFlight:
 def plan_in_flight(pictures: int, size: tuple[int, int], crops: int, crop: int, device: torch.device) -> InFlight:
     """Decide for batches of so many pictures of ``size`` (width, height), each cut into ``crops`` squares.
 
-    Up to 3 batches lie ahead, fewer where they would take more than an eighth of the memory that is free now.
+    Up to 2 batches lie ahead, fewer where they would take more than an eighth of the memory that is free now.
     """
     decoded, cut = pictures * size[0] * size[1] * 3, pictures * crops * crop * crop * 3
     on_gpu = device.type == "cuda"

@@ -12,6 +12,7 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
+from pipelines.in_flight import plan_in_flight
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -71,6 +72,11 @@ class TrainLoader:
         for batch in self._stream.run(self._step):
             self._step += 1
             yield batch
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes on the device that the batches on their way take at most, those in use counted in."""
+        return self._stream.memory_bound
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is after the last batch handed out: ``epoch`` and ``step`` in it, and what batches depend on.
@@ -137,6 +143,11 @@ class EvalLoader:
         """How many crops of each video a batch holds."""
         return self._samples.crops
 
+    @property
+    def memory_bound(self) -> int:
+        """See TrainLoader."""
+        return self._stream.memory_bound
+
     def __len__(self) -> int:
         return self._samples.steps_per_epoch
 
@@ -159,6 +170,8 @@ def _stream(
     codec = str(samples.index.metadata.get("codec", dataset.codec))
     if codec == "h264" and device.type != "cuda":
         raise UsageError(f"{dataset.root} is H.264, which only a GPU decodes here: use one, or preprocess with another")
+    size = dataset.size or (max(samples.index.column("width")), max(samples.index.column("height")))
+    pictures = videos * sampling.units * sampling.frames
     reader = PacketReader(store or MappedShards(dataset.root / split), codec)
     return BatchStream(
         samples,
@@ -170,4 +183,5 @@ def _stream(
         resize=resize,
         device=device,
         threads=threads or min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+        in_flight=plan_in_flight(pictures, size, samples.crops, sampling.crop, device),
     )

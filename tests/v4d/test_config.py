@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines import Sampling
 from preprocess.errors import UsageError
 from v4d.config import Recipe, load_recipe, packaged_recipes
 from v4d.network import V4D
@@ -20,6 +21,15 @@ def test_packaged_recipes_make_networks(name):
 def test_settings_override():
     recipe = load_recipe("demo", ("optim.lr=0.5", "model.blocks_4d=[]", "optim.schedule=step", "train.seed = 3"))
     assert (recipe.optim.lr, recipe.model.blocks_4d, recipe.optim.schedule, recipe.train.seed) == (0.5, (), "step", 3)
+
+
+def test_what_is_sampled():
+    data = load_recipe(
+        "demo", ("data.over=segment", "data.keyframe_starts=true", "data.fit_stride=true", "data.test_crop=64")
+    ).data
+    assert data.train_sampling() == Sampling(4, 4, 8, 48, True, None, (1.0, 0.875), "segment", True)
+    # Test units are centred, and the stride is that of training.
+    assert data.test_sampling(10) == Sampling(10, 4, 8, 64, True, fit_to=4, over="segment")
 
 
 def test_a_file_is_a_recipe(tmp_path):
@@ -45,6 +55,7 @@ def test_a_file_is_a_recipe(tmp_path):
         ("demo", "data.scales=[]", "data.scales"),
         ("demo", "data.scales=[2.0]", "less than or equal to 1, not 2.0"),
         ("demo", "optim.momentum=0", "nesterov needs a momentum above 0"),
+        ("demo", "data.over=clips", "data.over: Input should be 'video' or 'segment', not 'clips'"),
         ("demo", "data.units=0", "data.units: Input should be greater than or equal to 1, not 0"),
     ],
 )

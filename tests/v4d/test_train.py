@@ -189,29 +189,84 @@ def test_validation_leaves_training_as_it_was(dataset, recipe, tmp_path):
     assert losses(tmp_path / "often") == losses(tmp_path / "seldom")
 
 
+def steps_of_two(recipe, model, optimizer, loader, steps):
+    """The losses that two processes have, each with its half of a batch, from the steps of ``loader`` on."""
+    take, optim, losses = recipe.data.train_sampling(), recipe.optim, []
+    batches = iter(loader)
+    for step in steps:
+        batch = next(batches)
+        halves = zip(batch.x.chunk(2), batch.labels_B.chunk(2), strict=True)
+        valid = loader.videos_in(step)
+        loss = sum(
+            F.cross_entropy(model(x, take.units), labels, ignore_index=-1, reduction="sum") for x, labels in halves
+        )
+        loss = loss / valid
+        optimizer.param_groups[0]["lr"] = learning_rate(optim, step, loader.steps_per_epoch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def begun(recipe, dataset):
+    """Network, optimizer and loader of a run before its first step."""
+    torch.manual_seed(recipe.train.seed)
+    model = V4D(recipe.model, 6).to(memory_format=torch.channels_last_3d).train()
+    optim = recipe.optim
+    optimizer = torch.optim.SGD(
+        model.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov
+    )
+    take, options = recipe.data.train_sampling(), {"seed": 0, "device": torch.device("cpu")}
+    return model, optimizer, TrainLoader(dataset, "train", take, global_batch=recipe.train.global_batch, **options)
+
+
 def test_two_processes_take_the_steps_of_their_halves_together(dataset, tmp_path):
     run, settings = tmp_path / "run", (*SETTINGS, "model.dropout=0.0", "train.global_batch=8", "optim.epochs=1")
     sets = [part for setting in settings for part in ("--set", setting)]
     subprocess.run([*command(dataset, run, "--procs", "2"), *sets], check=True, capture_output=True)
     recipe = load_recipe("demo", settings)
-    torch.manual_seed(recipe.train.seed)
-    model = V4D(recipe.model, 6).to(memory_format=torch.channels_last_3d).train()
-    take, optim = recipe.data.train_sampling(), recipe.optim
-    optimizer = torch.optim.SGD(
-        model.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov
-    )
-    expected = []
-    for batch in TrainLoader(dataset, "train", take, global_batch=8, seed=0, device=torch.device("cpu")):
-        halves = zip(batch.x.chunk(2), batch.labels_B.chunk(2), strict=True)
-        loss = sum(F.cross_entropy(model(x, take.units), labels, reduction="sum") for x, labels in halves) / 8
-        optimizer.param_groups[0]["lr"] = learning_rate(optim, len(expected), 3)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        expected.append(loss.item())
-        if len(expected) == 3:
-            break
+    expected = steps_of_two(recipe, *begun(recipe, dataset), range(3))
     assert [loss for _, loss, *_ in losses(run)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_one_process_began_two_go_on_with(dataset, tmp_path):
+    run, settings = tmp_path / "run", (*SETTINGS, "model.dropout=0.0", "train.global_batch=10", "optim.lr=0.01")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    process = subprocess.Popen([*command(dataset, run), *sets], stderr=subprocess.PIPE)
+    wait_for((run / LAST).exists, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    checkpoint = load_checkpoint(run / LAST)
+    # Three steps an epoch, the last of them filled up.
+    assert checkpoint.loader["epoch"] * 3 + checkpoint.loader["step"] == checkpoint.step < 18
+    done = subprocess.run([*command(dataset, run, "--procs", "2"), *sets], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"going on at step {checkpoint.step} of 18" in done.stdout
+    assert [step for step, *_ in losses(run)] == list(range(18))
+
+    recipe = load_recipe("demo", settings)
+    model, optimizer, loader = begun(recipe, dataset)
+    load_weights(model, checkpoint, run)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    loader.load_state_dict(checkpoint.loader)
+    expected = steps_of_two(recipe, model, optimizer, loader, range(checkpoint.step, min(checkpoint.step + 4, 18)))
+    found = [loss for _, loss, *_ in losses(run)][checkpoint.step :][: len(expected)]
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_keyframe_starts_are_part_of_the_recipe(dataset, tmp_path):
+    run = tmp_path / "run"
+    subprocess.run(
+        [*command(dataset, run, "--keyframe-starts"), "--set", "optim.epochs=1"], check=True, capture_output=True
+    )
+    checkpoint = load_checkpoint(run / LAST)
+    assert checkpoint.recipe.data.keyframe_starts
+    assert checkpoint.loader["sampling"]["keyframe_starts"]
+    other = subprocess.run([*command(dataset, run), "--set", "optim.epochs=1"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "begun with another recipe (differing: data)" in other.stderr
 
 
 def with_splits(dataset, to, **videos):
