@@ -85,7 +85,7 @@ class PacketReader:
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
-            if self._codec == "mjpeg" and not _is_jpeg(packet, row.width, row.height):
+            if self._codec == "mjpeg" and not is_jpeg(packet, row.width, row.height):
                 raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
             packets.append(packet)
         positions = np.searchsorted(needed, distinct)
@@ -123,7 +123,7 @@ def clip_stream(codec: str, clips: list[VideoPackets]) -> tuple[np.ndarray, np.n
     return np.concatenate(parts), np.concatenate(positions).astype(np.int32)
 
 
-def _is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
+def is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
     """Whether a packet has the form of a JPEG of this size, baseline and in colour, up to its scan.
 
     DALI 2.4 ends the whole process, more often than not, where one picture of a batch has none.
