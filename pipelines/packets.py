@@ -152,11 +152,13 @@ def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
     """
     head = packet[:9].tobytes()
     # The marker 10, two bits of the profile, whether a frame is shown again, and whether this is no keyframe.
-    if len(head) < 1 or head[0] & 0b11111100 != (0b10000000 if keyframe else 0b10000100):
+    if not head or head[0] & 0b11111100 != (0b10000000 if keyframe else 0b10000100):
         return False
+    if not keyframe:
+        return True
     # The sync code, four bits of colour, and the size.
     size = (width - 1) << 16 | (height - 1)
-    return not keyframe or head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:9], "big") >> 4 & 0xFFFFFFFF == size
+    return head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:], "big") >> 4 & 0xFFFFFFFF == size
 
 
 @lru_cache
