@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench-preprocess demo test lint bench-index bench-layers clean
+.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -14,6 +14,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Over clips made for it, or over those of VIDEOS=DIR; SECONDS_PER_CLIP=10 makes these into clips of that length.
+bench-data: .venv/installed
+	$(BIN)/python -m benchmarks.data $(if $(VIDEOS),--videos $(VIDEOS)) \
+		$(if $(SECONDS_PER_CLIP),--seconds-per-clip $(SECONDS_PER_CLIP))
 
 bench-preprocess: .venv/installed
 	$(BIN)/python benchmarks/preprocessing.py $(if $(VIDEOS),--videos $(VIDEOS))

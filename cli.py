@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.commands import bench
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
@@ -57,6 +58,7 @@ def main(debug: bool) -> None:
 
 
 main.add_command(preprocess)
+main.add_command(bench)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -182,12 +184,29 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
         console.print(part)
 
 
+def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    # click's own range lets NaN through.
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{value} is no share from 0 to 1")
+    return value
+
+
+_MAX_BAD = click.option(
+    "--max-bad",
+    type=float,
+    callback=_share,
+    metavar="SHARE",
+    help="Stop if more than this share of the videos cannot be loaded  [default: 0.001]",
+)
+
+
 @main.command()
 @click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one under shards/]")
 @click.option("--recipe", help="Name of a recipe, or a TOML file  [default: the one that fits the dataset and device]")
 @click.option("--out", type=_PATH, help="Folder for the run  [default: runs/DATASET-RECIPE]")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
 @click.option("--procs", type=click.IntRange(1), default=1, help="Processes on the CPU, with --gpus 0.")
+@_MAX_BAD
 @click.option(
     "--keyframe-starts",
     is_flag=True,
@@ -200,6 +219,7 @@ def train(
     out: Path | None,
     gpus: int | None,
     procs: int,
+    max_bad: float | None,
     keyframe_starts: bool,
     settings: tuple[str, ...],
 ) -> None:
@@ -223,18 +243,20 @@ def train(
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
     chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)
-    _train(chosen, dataset.root, run, gpus, procs)
+    _train(chosen, dataset.root, run, gpus, procs, max_bad)
     console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
-def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int) -> None:
-    from v4d.launch import launch
+def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None) -> None:
+    from pipelines import MAX_BAD
+    from v4d.launch import launch, show_warnings
     from v4d.train import train as work
 
     on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
     console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
-    launch(work, (recipe, data, run, gpus), gpus, procs)
+    show_warnings()
+    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad), gpus, procs)
     console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
 
@@ -249,9 +271,17 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int) -> None
 @click.option(
     "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
 )
+@_MAX_BAD
 @click.option("--out", type=_PATH, help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN]")
 def evaluate(
-    run: Path | None, u_infer: int, data: Path | None, split: str, batch: int, gpus: int | None, out: Path | None
+    run: Path | None,
+    u_infer: int,
+    data: Path | None,
+    split: str,
+    batch: int,
+    gpus: int | None,
+    max_bad: float | None,
+    out: Path | None,
 ) -> None:
     """Evaluate a run with Algorithm 1 and three crops.
 
@@ -266,25 +296,46 @@ def evaluate(
     gpus = min(1, choose_gpus(gpus))
     run = run or choose_run()
     out = out or (run if run.is_dir() else run.parent) / f"eval-{split}-u{u_infer}"
-    result = _evaluate(run, u_infer, gpus, data, split, batch, out)
+    result = _evaluate(run, u_infer, gpus, data, split, batch, out, max_bad)
     table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
     table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
     console.print(table)
     console.print(f"scores: {out / 'scores.arrow'}")
 
 
-def _evaluate(run: Path, u_infer: int, gpus: int, data: Path | None, split: str, batch: int, out: Path) -> Accuracy:
+def _evaluate(
+    run: Path,
+    u_infer: int,
+    gpus: int,
+    data: Path | None,
+    split: str,
+    batch: int,
+    out: Path,
+    max_bad: float | None,
+) -> Accuracy:
     import torch
 
+    from pipelines import MAX_BAD
     from v4d.evaluate import evaluate as work
+    from v4d.launch import show_warnings
 
     device = torch.device("cuda" if gpus else "cpu")
     console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
     began = time.monotonic()
+    show_warnings()
     result = work(
-        run, units_infer=u_infer, device=device, root=data, split=split, batch=batch, out=out, console=console
+        run,
+        units_infer=u_infer,
+        device=device,
+        root=data,
+        split=split,
+        batch=batch,
+        out=out,
+        console=console,
+        max_bad=MAX_BAD if max_bad is None else max_bad,
     )
-    console.print(f"evaluated {result.videos} videos in {time.monotonic() - began:.0f} s")
+    left_out = f", {result.left_out} left out" if result.left_out else ""
+    console.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return result
 
 
@@ -322,8 +373,8 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()
-        _train(recipe, shards, run, gpus, 1)
-        results[name] = _evaluate(run, UNITS_INFER, gpus, None, "val", 8, run / "eval")
+        _train(recipe, shards, run, gpus, 1, None)
+        results[name] = _evaluate(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
     console.print(comparison(results))
 
 

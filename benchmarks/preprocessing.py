@@ -31,9 +31,9 @@ CLIPS, CLASSES = 120, 2
 ENDED_AT_THE_PLAN = "the plan is ready"
 
 
-def make_clips(root: Path) -> None:
+def make_clips(root: Path, clips: int = CLIPS) -> None:
     """Clips of 10 s, 340x256 at 30/s, as the paper's Kinetics has them."""
-    for number in range(CLIPS):
+    for number in range(clips):
         clip = root / f"class-{number % CLASSES}" / f"{number:03d}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
         source = f"gradients=size=340x256:rate=30:speed=0.05:seed={number},noise=alls=12:allf=t"

@@ -99,7 +99,7 @@ def make_clips(videos: list[Path], clips: int, out: Path) -> list[Path]:
 
 
 def lumas(path: Path | io.BytesIO) -> list[np.ndarray]:
-    with av.open(path if isinstance(path, io.BytesIO) else str(path)) as container:
+    with av.open(path if isinstance(path, io.BytesIO) else str(path), "r") as container:
         return [frame.to_ndarray(format="gray8") for frame in container.decode(video=0)]
 
 
@@ -137,7 +137,8 @@ def streams_of(
     """Clips and the frames wanted of each, put together to so many streams; and the positions to decode."""
     data, positions = [], []
     for part in np.array_split(np.arange(len(chosen)), streams):
-        packets, at = [], []
+        packets: list[bytes] = []
+        at: list[int] = []
         for clip, frames in (chosen[number] for number in part):
             kept = needed(way.back[clip], frames)
             at += [len(packets) + kept.index(frame) for frame in frames]

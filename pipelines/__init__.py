@@ -1,9 +1,20 @@
 """Shards in, tensors on a device out."""
 
+from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.crops import SCALES
 from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader
 from pipelines.samples import Sampling
 from pipelines.shard_store import MappedShards, ShardStore
 
-__all__ = ["MAX_BAD", "SCALES", "Batch", "EvalLoader", "MappedShards", "Sampling", "ShardStore", "TrainLoader"]
+__all__ = [
+    "MAX_BAD",
+    "SCALES",
+    "BadVideos",
+    "Batch",
+    "EvalLoader",
+    "MappedShards",
+    "Sampling",
+    "ShardStore",
+    "TrainLoader",
+]

@@ -31,11 +31,14 @@ class BadVideos:
         """How many samples were bad since the epoch began, or since the loader did. One seen again counts once."""
         return len(self._in_epoch)
 
-    def add(self, number: int, key: str, epoch: int, why: Exception) -> None:
-        """Count sample ``number``, of the video ``key``. Raises DataError if they are too many now."""
+    def begin(self, epoch: int) -> None:
+        """Say which epoch the samples that come are of."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._in_epoch.clear()
+
+    def add(self, number: int, key: str, why: Exception) -> None:
+        """Count sample ``number``, of the video ``key``. Raises DataError if they are too many now."""
         self._in_epoch.add(number)
         self.last = str(why)
         if key not in self._said:

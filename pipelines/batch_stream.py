@@ -101,10 +101,10 @@ class BatchStream:
     def _hand_out(
         self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]
     ) -> Iterator[Batch]:
+        self._bad.begin(batch[0].meant.place.epoch)
         for loaded in batch:
             if loaded.why and loaded.meant.place.valid:
-                place = loaded.meant.place
-                self._bad.add(place.number, loaded.meant.row.key, place.epoch, loaded.why)
+                self._bad.add(loaded.meant.place.number, loaded.meant.row.key, loaded.why)
         made = Batch.of([loaded.sample for loaded in batch], crops())
         yield made
         if self._device.type != "cuda":

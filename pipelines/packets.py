@@ -65,8 +65,8 @@ class PacketReader:
     def read(self, row: VideoRow, frames: np.ndarray) -> VideoPackets:
         """What ``frames`` (int64, each 0 to ``row.frames`` - 1, any order) need.
 
-        Raises Damaged when a packet's bytes are not those that were written, or are no JPEG of the row's size;
-        DataError when a shard cannot be read.
+        Raises Damaged when a packet's bytes are not those that were written, or have not the form of their codec and
+        the row's size; DataError when a shard cannot be read.
         """
         # With lists: of so few numbers NumPy's own functions cost more.
         asked = frames.tolist()
@@ -85,8 +85,10 @@ class PacketReader:
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
-            if self._codec == "mjpeg" and not _is_jpeg(packet, row.width, row.height):
+            if self._codec == "mjpeg" and not is_jpeg(packet, row.width, row.height):
                 raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
+            if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
+                raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
             packets.append(packet)
         positions = np.searchsorted(needed, distinct)
         return VideoPackets(row, packets, positions, np.array([place[frame] for frame in asked]))
@@ -123,7 +125,7 @@ def clip_stream(codec: str, clips: list[VideoPackets]) -> tuple[np.ndarray, np.n
     return np.concatenate(parts), np.concatenate(positions).astype(np.int32)
 
 
-def _is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
+def is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
     """Whether a packet has the form of a JPEG of this size, baseline and in colour, up to its scan.
 
     DALI 2.4 ends the whole process, more often than not, where one picture of a batch has none.
@@ -140,6 +142,23 @@ def _is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
         return head[at] == 0xFF and head[at + 1] == _START_OF_SCAN and head.count(b"\xff\xc0\x00\x11", 0, at) == 1
     except IndexError:
         return False
+
+
+def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
+    """Whether a packet begins as a VP9 frame of profile 0, a keyframe with this size or a frame that is none.
+
+    (VP9 bitstream specification, section 6.2.) DALI 2.4 writes past the end of its memory, and the process ends, where
+    a stream changes its size.
+    """
+    head = packet[:9].tobytes()
+    # The marker 10, two bits of the profile, whether a frame is shown again, and whether this is no keyframe.
+    if not head or head[0] & 0b11111100 != (0b10000000 if keyframe else 0b10000100):
+        return False
+    if not keyframe:
+        return True
+    # The sync code, four bits of colour, and the size.
+    size = (width - 1) << 16 | (height - 1)
+    return head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:], "big") >> 4 & 0xFFFFFFFF == size
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +51,9 @@ class MappedShards:
         path = self._root / shard_name(shard)
         try:
             with open(path, "rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    # There is no map of nothing. Its videos are damaged, as those of any shard that was cut short.
+                    return np.empty(0, np.uint8)
                 return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}): restore that file, or preprocess again") from None

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from pipelines import Batch, EvalLoader
+from pipelines import MAX_BAD, Batch, EvalLoader
 from preprocess.errors import DataError
 from preprocess.index import VERSION, Dataset, read_dataset, replace_atomically
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
@@ -27,13 +27,17 @@ SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.l
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy over the labelled videos of a split, 0 to 1. ``top_k`` is 5, or the number of classes if less."""
+    """Accuracy over the labelled videos of a split, 0 to 1. ``top_k`` is 5, or the number of classes if less.
+
+    ``left_out`` videos could not be loaded, and are not among them.
+    """
 
     videos: int
     classes: int
     top1: float
     top5: float
     top_k: int
+    left_out: int = 0
 
     @property
     def chance(self) -> float:
@@ -66,13 +70,15 @@ def evaluate(
     batch: int,
     out: Path,
     console: Console,
+    max_bad: float = MAX_BAD,
 ) -> Accuracy:
     """Evaluate the last checkpoint of ``run`` with Algorithm 1 and three crops.
 
     ``root`` is the dataset, by default the one the run was trained on. Writes ``out``/scores.arrow (key, label,
     scores) and ``out``/accuracy.json, each naming what made it.
 
-    Raises DataError where checkpoint or dataset are missing or do not go together, UsageError for too few units.
+    Raises DataError where checkpoint or dataset are missing or do not go together, and where more than ``max_bad``
+    (0 to 1) of the videos cannot be loaded; UsageError for too few units.
     """
     path = run / LAST if run.is_dir() else run
     checkpoint = load_checkpoint(path)
@@ -93,7 +99,8 @@ def evaluate(
     model = model.to(
         device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
     )  # type: ignore[call-overload]
-    loader = EvalLoader(dataset, split, recipe.data.test_sampling(units_infer), global_batch=batch, device=device)
+    take = recipe.data.test_sampling(units_infer)
+    loader = EvalLoader(dataset, split, take, global_batch=batch, device=device, max_bad=max_bad)
     if not len(loader.index):
         raise DataError(f"the split '{split}' of {dataset.root} holds no video")
 
@@ -118,6 +125,7 @@ def evaluate(
         top1=top1.compute().item(),
         top5=top5.compute().item(),
         top_k=top_k,
+        left_out=loader.bad.in_epoch,
     )
     about = {
         "v4d": VERSION,

@@ -55,6 +55,20 @@ def choose_gpus(asked: int | None) -> int:
     return present if asked is None else asked
 
 
+class _ToStandardError(logging.Handler):
+    """A line for each record, wherever standard error goes by then: a progress bar puts its own in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"v4d: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def show_warnings() -> None:
+    """Let the data path's warnings, as of videos that are left out, come to the user. To be called once or more."""
+    log = logging.getLogger("pipelines")
+    if not any(isinstance(handler, _ToStandardError) for handler in log.handlers):
+        log.addHandler(_ToStandardError(logging.WARNING))
+
+
 def launch(work: Callable[..., None], arguments: tuple[object, ...], gpus: int, processes: int) -> None:
     """Call ``work(*arguments)`` in as many processes as asked for: one per GPU, or ``processes`` on the CPU.
 
@@ -90,6 +104,7 @@ def launch(work: Callable[..., None], arguments: tuple[object, ...], gpus: int, 
 
 def _say_plainly(work: Callable[..., None], *arguments: object) -> None:
     """In a process of its own: an error that is the user's to mend is one line here too."""
+    show_warnings()
     try:
         work(*arguments)
     except (V4dError, OSError) as error:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import Batch, EvalLoader, TrainLoader
+from pipelines import MAX_BAD, BadVideos, EvalLoader, TrainLoader
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
 from preprocess.index import Dataset, held, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -25,7 +23,8 @@ from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
 from v4d.network import V4D
 from v4d.schedule import learning_rate
-from v4d.training_log import TrainingLog
+from v4d.step import build, train_step
+from v4d.training_log import TrainingLog, left_out_before
 
 _STEPS_BETWEEN_SYNCS = 10
 
@@ -36,21 +35,32 @@ class TrainingError(V4dError):
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps whose figures still lie on the device."""
+    """Steps whose figures still lie on the device.
+
+    Each of ``videos`` is this rank's (labelled videos, videos) of a step. ``left_out`` is how many of the epoch of
+    ``first`` could not be loaded on any rank before it.
+    """
 
     first: int
+    left_out: int
     losses: list[Tensor]
     correct: list[Tensor]
+    videos: list[tuple[int, int]]
     began: float
     waited: list[float]
 
 
-def train(recipe: Recipe, root: Path, run: Path, gpus: int) -> None:
+def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> None:
     """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
 
     ``run`` gets last.pt, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone, not on the
     number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since each
     normalises over its share of the batch.)
+
+    A video that cannot be loaded counts in no loss: the gradient is that of the other videos' losses, each weighed as
+    if it were there, so that ranks need not agree on a weight. More than ``max_bad`` (0 to 1) of the videos of an
+    epoch, or of a validation, on all ranks together, end the run with a DataError. ``max_bad`` is not part of the
+    recipe: a run may go on with another one.
 
     Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together, or another
     process trains in ``run``; TrainingError where the loss is not finite or the GPU's memory does not suffice.
@@ -61,27 +71,17 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int) -> None:
         run.mkdir(parents=True, exist_ok=True)
         with held(run / "lock", f"{run} is being trained by another v4d train") if place.is_main else nullcontext():
             try:
-                _train(recipe, dataset, run, place, console)
+                _train(recipe, dataset, run, place, console, max_bad)
             except torch.OutOfMemoryError:
                 raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
 
 
-def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console) -> None:
+def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console, max_bad: float) -> None:
     config, device = recipe.train, place.device
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
     share = config.share_of(place.ranks)
-    torch.manual_seed(config.seed)
-    model = V4D(recipe.model, len(dataset.classes)).to(device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.optim.lr,
-        momentum=recipe.optim.momentum,
-        weight_decay=recipe.optim.weight_decay,
-        nesterov=recipe.optim.nesterov,
-    )
+    model, optimizer = build(recipe, len(dataset.classes), device)
     resumed = _resume(run, recipe, dataset, model, optimizer)
     first_step = resumed.step if resumed else 0
     parallel: nn.Module = model
@@ -102,6 +102,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         rank=place.rank,
         ranks=place.ranks,
         threads=place.decode_threads,
+        max_bad=max_bad,
     )
     if resumed:
         loader.load_state_dict(resumed.loader)
@@ -112,16 +113,18 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         return
     if first_step:
         console.print(f"going on at step {first_step} of {steps}")
-    has_val = dataset.splits.get("val", {}).get("videos", 0) > 0
-    if not has_val:
+    # One for the whole run: it says once what it cannot load.
+    validation = _validation_loader(recipe, dataset, place, share, max_bad)
+    if not validation:
         console.print("there is no validation split: accuracy is that of training alone")
+    left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
 
     with (
         TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
         # Several ranks would have to agree on the step: there a signal ends the run at its last checkpoint.
         stop_signals(listen=place.ranks == 1) as stop_asked,
     ):
-        pending = _Steps(first_step, [], [], time.monotonic(), [])
+        pending = _Steps(first_step, left_out, [], [], [], time.monotonic(), [])
         batches = iter(loader)
         for step in range(first_step, steps):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
@@ -133,13 +136,11 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             lr = learning_rate(recipe.optim, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss, correct = _forward(compute, batch, recipe, device, loader.videos_in(step))
-            optimizer.zero_grad(set_to_none=True)
-            # DDP averages gradients over ranks; each rank's loss is its share of the global mean.
-            (loss * place.ranks).backward()
-            optimizer.step()
-            pending.losses.append(loss.detach())
+            valid = loader.videos_in(step)
+            loss, correct = train_step(compute, optimizer, batch, recipe, device, valid, place.ranks)
+            pending.losses.append(loss)
             pending.correct.append(correct)
+            pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
 
             done = step + 1
             at_epoch_end = done % per_epoch == 0
@@ -147,12 +148,13 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             saving = done == steps or stopping or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                _report(log, pending, recipe, place, loader)
-                pending = _Steps(done, [], [], time.monotonic(), [])
-            if has_val and at_epoch_end and _validates(recipe, done // per_epoch):
-                top1 = _validate(model, recipe, dataset, place, share)
-                log.validation({"step": step, "epoch": done // per_epoch, "val_top1": top1})
-                pending = _Steps(done, [], [], time.monotonic(), [])
+                left_out = _report(log, pending, recipe, place, loader)
+                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
+            if validation and at_epoch_end and _validates(recipe, done // per_epoch):
+                top1, val_left_out = _validate(model, recipe, validation, place)
+                said = {"val_top1": top1, "val_left_out": val_left_out}
+                log.validation({"step": step, "epoch": done // per_epoch, **said})
+                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
             if saving and place.is_main:
                 log.sync()
                 _save(run, done, recipe, dataset, model, optimizer, loader)
@@ -160,28 +162,25 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
 
 
-def _forward(
-    compute: Callable[..., Tensor], batch: Batch, recipe: Recipe, device: torch.device, valid: int
-) -> tuple[Tensor, Tensor]:
-    """This rank's share of the mean loss over the ``valid`` videos of the global batch, and its correct videos."""
-    x = batch.x if recipe.train.channels_last else batch.x.contiguous()
-    labels_B = batch.labels_B.to(device, non_blocking=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
-        logits_BK = compute(x, recipe.data.units)
-    loss = F.cross_entropy(logits_BK.float(), labels_B, ignore_index=-1, reduction="sum") / valid
-    return loss, (logits_BK.argmax(dim=1) == labels_B).sum()
+def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> int:
+    """Bring the figures of the steps since the last report from the device, and log each step.
 
-
-def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> None:
-    """Bring the figures of the steps since the last report from the device, and log each step."""
-    figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double()])
+    Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
+    DataError if they are too many.
+    """
+    counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
+    figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double(), *counts])
     if place.ranks > 1:
         dist.all_reduce(figures)
-    losses, correct = figures.tolist()
     seconds = time.monotonic() - pending.began
-    videos = [loader.videos_in(pending.first + i) for i in range(len(losses))]
-    for i, loss in enumerate(losses):
+    videos = [loader.videos_in(pending.first + i) for i in range(len(pending.losses))]
+    left_out = pending.left_out
+    for i, (loss, correct, labelled, loaded) in enumerate(figures.T.tolist()):
         step = pending.first + i
+        if step % loader.steps_per_epoch == 0:
+            left_out = 0
+        left_out += videos[i] - int(loaded)
+        _check(loader.bad, left_out, place)
         lr = learning_rate(recipe.optim, step, loader.steps_per_epoch)
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
@@ -189,13 +188,28 @@ def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loa
             {
                 "step": step,
                 "epoch": step // loader.steps_per_epoch + 1,
-                "loss": loss,
-                "top1": correct[i] / videos[i],
+                "loss": loss * (videos[i] / max(labelled, 1)),
+                "top1": correct / max(labelled, 1),
                 "lr": lr,
                 "videos_per_s": sum(videos) / seconds,
                 "data_wait": sum(pending.waited) / seconds,
+                "left_out": left_out,
             }
         )
+    return left_out
+
+
+def _check(bad: BadVideos, left_out: int, place: Place) -> None:
+    """Raise DataError if too many videos were left out on all ranks. All of them come here; the first one says so."""
+    if not bad.are_too_many(left_out):
+        return
+    last = [bad.last]
+    if place.ranks > 1:
+        last = [""] * place.ranks
+        dist.all_gather_object(last, bad.last)
+        if not place.is_main:
+            raise SystemExit(DataError.exit_code)
+    bad.check(left_out, next(filter(None, last), ""))
 
 
 def _resume(
@@ -252,30 +266,38 @@ def _validates(recipe: Recipe, epochs_done: int) -> bool:
     return epochs_done == recipe.optim.epochs or (every > 0 and epochs_done % every == 0)
 
 
-def _validate(model: V4D, recipe: Recipe, dataset: Dataset, place: Place, share: int) -> float:
-    """Top-1 on the centre crop with as many units as in training, 0 to 1."""
-    if place.ranks > 1:
-        # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
-    units = recipe.data.units
-    loader = EvalLoader(
+def _validation_loader(recipe: Recipe, dataset: Dataset, place: Place, share: int, max_bad: float) -> EvalLoader | None:
+    """The centre crops of the validation split, with as many units as in training; None if there is no such split."""
+    if not dataset.splits.get("val", {}).get("videos", 0):
+        return None
+    return EvalLoader(
         dataset,
         "val",
-        recipe.data.test_sampling(units),
+        recipe.data.test_sampling(recipe.data.units),
         global_batch=place.ranks * max(1, share // 2),
         device=place.device,
         crops=1,
         rank=place.rank,
         ranks=place.ranks,
         threads=place.decode_threads,
+        max_bad=max_bad,
     )
-    counts = torch.zeros(2, device=place.device)
-    for batch, scores_BK in scored_batches(model, loader, recipe, units):
+
+
+def _validate(model: V4D, recipe: Recipe, loader: EvalLoader, place: Place) -> tuple[float, int]:
+    """Top-1 over the videos of ``loader``, 0 to 1, and how many could not be loaded. See _check for too many."""
+    if place.ranks > 1:
+        # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+    counts = torch.zeros(3, device=place.device)
+    for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
         labels_B = batch.labels_B.to(place.device)
-        counts += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
+        counts[:2] += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
     model.train()
+    counts[2] = loader.bad.in_epoch
     if place.ranks > 1:
         dist.all_reduce(counts)
-    correct, videos = counts.tolist()
-    return float(correct / videos)
+    correct, videos, left_out = counts.tolist()
+    _check(loader.bad, int(left_out), place)
+    return correct / max(videos, 1), int(left_out)

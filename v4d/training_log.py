@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,7 +55,11 @@ class TrainingLog:
             self._curves.close()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Note one step: ``step``, ``epoch``, ``loss``, ``top1``, ``lr``, ``videos_per_s`` and ``data_wait``."""
+        """Note one step.
+
+        It has ``step``, ``epoch``, ``loss``, ``top1``, ``lr``, ``videos_per_s``, ``data_wait`` and ``left_out``, how
+        many videos could not be loaded since the epoch began.
+        """
         if self._silent:
             return
         self._write(record)
@@ -70,12 +75,14 @@ class TrainingLog:
             self._console.print(f"step {record['step'] + 1}/{self._steps}  {about}", highlight=False)
 
     def validation(self, record: dict[str, Any]) -> None:
-        """Note a validation: ``step``, ``epoch`` and ``val_top1``."""
+        """Note a validation: ``step``, ``epoch``, ``val_top1`` and ``val_left_out``, the videos not loaded."""
         if self._silent:
             return
         self._write(record)
         self._curves.add_scalar("val/top1", record["val_top1"], record["step"])
-        self._console.print(f"epoch {record['epoch']}: validation top-1 {record['val_top1']:.1%}", highlight=False)
+        left_out = f", {record['val_left_out']} videos left out" if record["val_left_out"] else ""
+        said = f"epoch {record['epoch']}: validation top-1 {record['val_top1']:.1%}{left_out}"
+        self._console.print(said, highlight=False)
 
     def sync(self) -> None:
         """Force to disk what was noted so far."""
@@ -89,17 +96,25 @@ class TrainingLog:
         self._file.flush()
 
 
+def left_out_before(run: Path, step: int, epoch: int) -> int:
+    """How many videos of ``epoch`` (from 1) could not be loaded in the steps before ``step``, as the log has it."""
+    counts = [record.get("left_out", 0) for record in _records_before(run / LOG, step) if record["epoch"] == epoch]
+    return max(counts, default=0)
+
+
 def _keep_steps_before(log: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint, a half-written line included."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text().splitlines():
+    if log.exists():
+        kept = "".join(json.dumps(record) + "\n" for record in _records_before(log, step))
+        with replace_atomically(log) as temporary:
+            temporary.write_text(kept)
+
+
+def _records_before(log: Path, step: int) -> Iterator[dict[str, Any]]:
+    for line in log.read_text().splitlines() if log.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if record["step"] < step:
-            kept.append(line + "\n")
-    with replace_atomically(log) as temporary:
-        temporary.write_text("".join(kept))
+            yield record

@@ -1,0 +1,187 @@
+"""Measures routes by turns: each turn of each in a process of its own, so that no route is in another's way."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from pipelines import Sampling
+from preprocess.errors import V4dError
+
+_WARM_UP = 2
+_SMALLEST_TURN = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every route is to do: batches of ``batch`` videos of a split, as ``sampling`` has them, on ``device``.
+
+    ``threads`` are the threads, or the processes, that a route may keep busy, and ``seconds`` how long a turn lasts.
+    """
+
+    data: Path
+    split: str
+    sampling: Sampling
+    batch: int
+    device: str
+    threads: int
+    seconds: float
+
+
+class Given(NamedTuple):
+    """A batch as a route hands it out, uint8 (B·U·T, H, W, C) on the device, and the frames decoded for it."""
+
+    pictures: torch.Tensor
+    decoded: int | None
+
+
+class Route(Protocol):
+    """A way to get batches. It is sent to other processes, where ``needs`` (modules) are imported."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def at_a_time(self) -> int:
+        """How many batches are finished at about the same time: a turn counts a multiple of them."""
+        ...
+
+    def batches(self, work: Work) -> Iterator[Given]:
+        """Batches without end."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one turn of a route came to.
+
+    Videos handed out, seconds and CPU seconds that took, bytes read from files by system calls, frames decoded (None:
+    the route does not tell), and, of the first batch, the pictures of some videos, uint8 (pictures, H, W, C).
+    """
+
+    videos: int
+    seconds: float
+    cpu_seconds: float
+    bytes_read: int
+    decoded: int | None
+    first: np.ndarray
+
+
+class RouteFailed(V4dError):
+    """A route that cannot be measured here."""
+
+
+def take_turn(route: Route, work: Work) -> Turn:
+    """Measure a route in a fresh process. Raises RouteFailed, with its last words, if it fails."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_in_the_process, args=(route, work, theirs))
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv()
+    except EOFError:
+        process.join()
+        raise RouteFailed(f"its process ended with exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(found, str):
+        raise RouteFailed(found)
+    assert isinstance(found, Turn)
+    return found
+
+
+def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
+    batches: Iterator[Given] = iter(())
+    try:
+        for module in route.needs:
+            importlib.import_module(module)
+        batches = route.batches(work)
+        answer.send(_measure(batches, route.at_a_time, work))
+    except V4dError as error:
+        answer.send(str(error))
+    except Exception as error:
+        said = str(error).strip().splitlines() or [""]
+        answer.send(f"{type(error).__name__}: {said[0]}")
+    finally:
+        answer.close()
+        # ``batches`` is left as it is: workers stop at once, and do not end the batches that nobody wants.
+        for process in _family()[1:]:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        os._exit(0)
+
+
+def _measure(batches: Iterator[Given], at_a_time: int, work: Work) -> Turn:
+    batches = _on_the_device(batches)
+    first = next(batches)
+    # Of two videos: as much as a look at the pixels needs.
+    some = first.pictures[: 2 * work.sampling.units * work.sampling.frames].cpu().numpy().copy()
+    for _ in islice(batches, max(_WARM_UP, at_a_time) - 1):
+        pass
+    began, cpu, read = time.perf_counter(), cpu_seconds(), bytes_read()
+    taken, decoded, seconds = 0, 0, 0.0
+    for given in batches:
+        taken += 1
+        decoded = -1 if given.decoded is None or decoded < 0 else decoded + given.decoded
+        seconds = time.perf_counter() - began
+        if seconds >= work.seconds and taken >= _SMALLEST_TURN and taken % at_a_time == 0:
+            break
+    turn = Turn(taken * work.batch, seconds, cpu_seconds() - cpu, bytes_read() - read, decoded, some)
+    return replace(turn, decoded=None) if decoded < 0 else turn
+
+
+def _on_the_device(batches: Iterator[Given]) -> Iterator[Given]:
+    """The batches, each when it is there."""
+    for given in batches:
+        if given.pictures.is_cuda:
+            torch.cuda.current_stream(given.pictures.device).synchronize()
+        yield given
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, all its threads, and the processes it has started."""
+    ticks = 0
+    for process in _family():
+        with suppress(OSError):
+            # The name of the program, in brackets, may hold spaces.
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def bytes_read() -> int:
+    """Bytes that this process and those it has started have read by system calls; not those of mapped files."""
+    read = 0
+    for process in _family():
+        with suppress(OSError):
+            read += int(Path(f"/proc/{process}/io").read_text().split()[1])
+    return read
+
+
+def _family() -> list[int]:
+    family = [os.getpid()]
+    for process in family:
+        # A thread, or a process, may end meanwhile.
+        with suppress(OSError):
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                with suppress(OSError):
+                    family += map(int, (thread / "children").read_text().split())
+    return family
