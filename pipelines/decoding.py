@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.crop_pictures import cut_crop
-from pipelines.graph import GraphInput, crop_graph, picture_graph
+from pipelines.graph import GraphInput, as_pieces, crop_graph, picture_graph
 from pipelines.packets import VideoPackets, clip_stream
 from pipelines.picture_memory import PictureMemory
 from pipelines.samples import Sample, Sampling
@@ -85,7 +85,7 @@ class CropsInGraph:
         # As many corners as pictures: (2·crops, pictures, 2), each of them one array and not a list, which is
         # what DALI takes fastest.
         as_array = np.array(corners, np.float32).transpose(1, 0, 2)
-        return (jpegs, *as_array.repeat(self._sampling.units * self._sampling.frames, axis=1))
+        return (as_pieces(jpegs), *as_array.repeat(self._sampling.units * self._sampling.frames, axis=1))
 
     def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
         """See Decoding."""
@@ -129,9 +129,9 @@ class CropsOfPictures:
     def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
         """See Decoding."""
         if self._codec == "mjpeg":
-            return ([packet for _, packets in batch for packet in packets.packets],)
+            return (as_pieces(packet for _, packets in batch for packet in packets.packets),)
         streams = [clip_stream(self._codec, clips) for clips in self._streams(batch)]
-        return [stream for stream, _ in streams], [positions for _, positions in streams]
+        return as_pieces(stream for stream, _ in streams), as_pieces(positions for _, positions in streams)
 
     def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
         """See Decoding."""

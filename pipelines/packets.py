@@ -71,17 +71,12 @@ class PacketReader:
         # With lists: of so few numbers NumPy's own functions cost more.
         asked = frames.tolist()
         distinct = sorted(set(asked))
-        place = {frame: i for i, frame in enumerate(distinct)}
         needed = distinct if self._codec == "mjpeg" else needed_packets(row.packet_back, distinct)
-        starts = row.offset + packet_offsets(self._codec, row.packet_bytes)
+        at = np.array(needed)
+        starts = row.offset + packet_offsets(self._codec, row.packet_bytes)[at]
+        sizes, crcs32 = row.packet_bytes[at], row.packet_crc32[at]
         packets = []
-        for frame, start, size, crc32 in zip(
-            needed,
-            starts[needed].tolist(),
-            row.packet_bytes[needed].tolist(),
-            row.packet_crc32[needed].tolist(),
-            strict=True,
-        ):
+        for frame, start, size, crc32 in zip(needed, starts.tolist(), sizes.tolist(), crcs32.tolist(), strict=True):
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
@@ -90,7 +85,8 @@ class PacketReader:
             if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
                 raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
             packets.append(packet)
-        positions = np.searchsorted(needed, distinct)
+        place = {frame: i for i, frame in enumerate(distinct)}
+        positions = np.arange(len(needed)) if needed is distinct else np.searchsorted(at, distinct)
         return VideoPackets(row, packets, positions, np.array([place[frame] for frame in asked]))
 
     def damaged(self, row: VideoRow, frame: int, start: int, what: str) -> Damaged:
@@ -131,15 +127,17 @@ def is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
     DALI 2.4 ends the whole process, more often than not, where one picture of a batch has none.
     """
     head = packet[:_LONGEST_JPEG_HEADER].tobytes()
-    if not head.startswith(b"\xff\xd8") or packet[-2:].tobytes() != b"\xff\xd9":
+    if not head.startswith(b"\xff\xd8") or packet.item(-2) != 0xFF or packet.item(-1) != 0xD9:
         return False
-    at = 2
+    at, frames = 2, 0
     try:
-        while head[at] == 0xFF and head[at + 1] in _JPEG_SEGMENTS:
-            if head[at + 1] == _START_OF_FRAME and head[at + 4 : at + 19] not in _jpeg_frames(width, height):
-                return False
+        while head[at] == 0xFF and (marker := head[at + 1]) in _JPEG_SEGMENTS:
+            if marker == _START_OF_FRAME:
+                if head[at + 2 : at + 19] not in _jpeg_frames(width, height):
+                    return False
+                frames += 1
             at += 2 + (head[at + 2] << 8 | head[at + 3])
-        return head[at] == 0xFF and head[at + 1] == _START_OF_SCAN and head.count(b"\xff\xc0\x00\x11", 0, at) == 1
+        return head[at] == 0xFF and head[at + 1] == _START_OF_SCAN and frames == 1
     except IndexError:
         return False
 
@@ -163,7 +161,7 @@ def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
 
 @lru_cache
 def _jpeg_frames(width: int, height: int) -> tuple[bytes, ...]:
-    """What a JPEG says of its frame, without its length: 8 bits, size, and three components.
+    """What a JPEG says of its frame: the length of that, 8 bits, size, and three components.
 
     Each has its number, its sampling factors and its quantisation table. As ffmpeg writes them: chroma at half width
     and height, at half width, or at full size.
@@ -171,7 +169,7 @@ def _jpeg_frames(width: int, height: int) -> tuple[bytes, ...]:
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     chroma = b"\x02\x11%c\x03\x11%c"
     return tuple(
-        b"\x08" + size + b"\x03\x01" + factors + b"\x00" + chroma % (table, table)
+        b"\x00\x11\x08" + size + b"\x03\x01" + factors + b"\x00" + chroma % (table, table)
         for factors in (b"\x22", b"\x21", b"\x11")
         for table in (0, 1)
     )

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 _held = threading.local()
+# Made once: to make one takes longer than to draw with it.
+_UNUSED_BITS = np.uint64(11)
 
 
 class Purpose(IntEnum):
@@ -27,8 +29,9 @@ class Purpose(IntEnum):
 def raw(seed: int, purpose: Purpose, epoch: int, sample: int, count: int) -> np.ndarray:
     """``count`` numbers of 64 random bits, (count,) uint64."""
     generator, state = _of_thread()
-    state["state"]["key"][:] = seed, purpose
-    state["state"]["counter"][:] = 0, 0, epoch, sample
+    key, counter = state["state"]["key"], state["state"]["counter"]
+    key[0], key[1] = seed, purpose
+    counter[2], counter[3] = epoch, sample
     generator.state = state
     return generator.random_raw(count)
 
@@ -43,4 +46,4 @@ def _of_thread() -> tuple[np.random.Philox, Any]:
 
 def uniform(seed: int, purpose: Purpose, epoch: int, sample: int, count: int) -> np.ndarray:
     """``count`` numbers in [0, 1), (count,) float64."""
-    return (raw(seed, purpose, epoch, sample, count) >> np.uint64(11)) * 2.0**-53
+    return (raw(seed, purpose, epoch, sample, count) >> _UNUSED_BITS) * 2.0**-53

@@ -6,6 +6,8 @@ apart, and so spans (T - 1)·stride + 1 frames.
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 
 
@@ -35,41 +37,41 @@ def random_units(
     unit's last frame that does not, again: with a stride that is a multiple of the GOP, only keyframes are used.
     Where every frame is a keyframe or none is, ``keyframes`` change nothing.
     """
-    low = np.arange(units) * frames / units
-    first, end = np.ceil(low).astype(np.int64), np.ceil(low + frames / units).astype(np.int64)
-    span = (unit_frames - 1) * stride + 1
-    starts_that_fit = end - first - span + 1
-    inside = first + np.floor(draws * starts_that_fit).astype(np.int64)
-    around = _start_of_centre(low + draws * (frames / units), span)
-    drawn = np.where(starts_that_fit >= 1, inside, around)
-    if keyframes is None or len(keyframes) in (0, frames):
-        return _indices(drawn, frames, unit_frames, stride)
-    fitting = np.searchsorted(keyframes, first)
-    count = np.searchsorted(keyframes, first + np.maximum(starts_that_fit, 0)) - fitting
-    uniform = fitting + np.floor(draws * count).astype(np.int64)
-    start = keyframes[np.where(count > 0, uniform, _nearest(keyframes, drawn))]
-    steps = np.minimum(np.arange(unit_frames), (frames - 1 - start[:, None]) // stride)
-    indices: np.ndarray = start[:, None] + steps * stride
-    return indices
+    if keyframes is not None and len(keyframes) in (0, frames):
+        keyframes = None
+    span, section = (unit_frames - 1) * stride + 1, frames / units
+    starts = []
+    # In plain numbers: of so few, NumPy's functions cost more.
+    for unit, draw in enumerate(draws.tolist()):
+        low = unit * frames / units
+        first = ceil(low)
+        starts_that_fit = ceil(low + section) - first - span + 1
+        fits = starts_that_fit >= 1
+        start = first + floor(draw * starts_that_fit) if fits else floor(low + draw * section - span / 2 + 0.5)
+        if keyframes is not None:
+            start = _keyframe_start(keyframes, range(first, first + max(starts_that_fit, 0)), start, draw)
+        starts.append(start)
+    begin = np.array(starts)[:, None]
+    last = frames - 1 if keyframes is None else frames - 1 - (frames - 1 - begin) % stride
+    return _indices(begin, last, unit_frames, stride)
 
 
 def centred_units(frames: int, units: int, unit_frames: int, stride: int) -> np.ndarray:
     """Frame indices of test units, each centred in its section and clamped to the video, (units, unit_frames) int64."""
     centre = (np.arange(units) + 0.5) * frames / units
-    start = _start_of_centre(centre, (unit_frames - 1) * stride + 1)
-    return _indices(start, frames, unit_frames, stride)
+    start = np.floor(centre - ((unit_frames - 1) * stride + 1) / 2 + 0.5).astype(np.int64)
+    return _indices(start[:, None], frames - 1, unit_frames, stride)
 
 
-def _nearest(keyframes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Which of ``keyframes`` is nearest to each of ``frames``; of two as near, the earlier."""
-    after = np.minimum(np.searchsorted(keyframes, frames), len(keyframes) - 1)
-    before = np.maximum(after - 1, 0)
-    return np.where(frames - keyframes[before] <= keyframes[after] - frames, before, after)
+def _keyframe_start(keyframes: np.ndarray, fitting: range, drawn: int, draw: float) -> int:
+    """The keyframe that ``draw`` picks among the starts that fit, or the one nearest to ``drawn`` if there is none."""
+    begin, end = np.searchsorted(keyframes, (fitting.start, fitting.stop)).tolist()
+    if begin < end:
+        return int(keyframes[begin + floor(draw * (end - begin))])
+    # The first of two as near is the earlier.
+    return int(keyframes[np.abs(keyframes - drawn).argmin()])
 
 
-def _start_of_centre(centre: np.ndarray, span: int) -> np.ndarray:
-    return np.floor(centre - span / 2 + 0.5).astype(np.int64)
-
-
-def _indices(start: np.ndarray, frames: int, unit_frames: int, stride: int) -> np.ndarray:
-    return np.clip(start[:, None] + np.arange(unit_frames) * stride, 0, frames - 1)
+def _indices(start: np.ndarray, last: np.ndarray | int, unit_frames: int, stride: int) -> np.ndarray:
+    """The frames of units from ``start`` (units, 1) on, none before the video and none behind ``last``."""
+    return np.minimum(np.maximum(start + np.arange(0, unit_frames * stride, stride), 0), last)

@@ -244,19 +244,33 @@ def sha256_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _PacketColumn:
-    """A column of lists of numbers, read from the file: most of an index, and each row of it is far from the next."""
+class _Lists:
+    """A column of lists or of texts, read from the file: most of an index, and each row of it is far from the next."""
 
     file: IO[bytes]
     type: np.dtype[Any]
-    ends_at: int
+    ends: np.ndarray
     values_at: int
 
     def of(self, at: int) -> np.ndarray:
-        first, end = np.frombuffer(os.pread(self.file.fileno(), 8, self.ends_at + 4 * at), np.int32).tolist()
-        size = self.type.itemsize
-        read = os.pread(self.file.fileno(), (end - first) * size, self.values_at + first * size)
-        return np.frombuffer(read, self.type)
+        return np.frombuffer(self.bytes_of(at), self.type)
+
+    def bytes_of(self, at: int) -> bytes:
+        first, size = self.ends.item(at), self.type.itemsize
+        count = self.ends.item(at + 1) - first
+        return os.pread(self.file.fileno(), count * size, self.values_at + first * size) if count else b""
+
+
+class _Segments:
+    """The column of segments; where a batch has none, nothing is asked of Arrow."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self._column = column if len(column.flatten()) else None
+
+    def of(self, at: int) -> tuple[tuple[int, float, float], ...]:
+        if self._column is None:
+            return ()
+        return tuple((part["label"], part["start"], part["end"]) for part in self._column[at].as_py())
 
 
 class Index:
@@ -303,10 +317,10 @@ class Index:
         number, at = divmod(row, self._rows_per_batch)
         columns = self._batches[number] = self._batches[number] or self._columns(number)
         return VideoRow(
-            key=columns["key"][at].as_py(),
-            source=columns["source"][at].as_py(),
-            labels=tuple(columns["labels"][at].as_py()),
-            segments=tuple((s["label"], s["start"], s["end"]) for s in columns["segments"][at].as_py()),
+            key=columns["key"].bytes_of(at).decode(),
+            source=columns["source"].bytes_of(at).decode(),
+            labels=tuple(columns["labels"].of(at).tolist()),
+            segments=columns["segments"].of(at),
             **{name: columns[name].item(at) for name in _NUMBER_COLUMNS},
             **{name: columns[name].of(at) for name in PACKET_COLUMNS},
         )
@@ -317,10 +331,15 @@ class Index:
         columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
         for name in _NUMBER_COLUMNS:
             columns[name] = columns[name].to_numpy(zero_copy_only=True)
-        for name in PACKET_COLUMNS:
-            type_ = np.dtype(columns[name].type.value_type.to_pandas_dtype())
-            places = [buffer.address - self._buffer.address if buffer else 0 for buffer in columns[name].buffers()]
-            columns[name] = _PacketColumn(self._file, type_, places[1], places[3])
+        columns["segments"] = _Segments(columns["segments"])
+        for name in ("key", "source", "labels", *PACKET_COLUMNS):
+            column = columns[name]
+            is_list = pa.types.is_list(column.type)
+            type_ = np.dtype(column.type.value_type.to_pandas_dtype() if is_list else np.uint8)
+            ends, values = column.buffers()[1], column.buffers()[-1]
+            values_at = values.address - self._buffer.address if values else 0
+            # A copy: so small a part of the file, used by every row.
+            columns[name] = _Lists(self._file, type_, np.frombuffer(ends, np.int32).copy(), values_at)
         return columns
 
     def __iter__(self) -> Iterator[VideoRow]:
