@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from v4d.config import Recipe
 
 _PATH = click.Path(path_type=Path)
-_WIDTH = 136
+_WIDTH = 148
 _BATCH = {"cpu": 8, "cuda": 64}
 
 
@@ -71,7 +71,7 @@ def bench() -> None:
     metavar="[RECIPE]",
     help="Run a recipe's training step beside the loader too, after DATA; with no name the one that fits.",
 )
-@click.option("--compare", is_flag=True, help="Measure torchcodec, decord, PyAV and DALI on whole files too.")
+@click.option("--compare", is_flag=True, help="Measure torchcodec, decord, PyAV and DALI's readers on whole files too.")
 @click.option("--videos", type=_PATH, help="For --compare: the folder of videos that the dataset was made from.")
 @click.option("--limit", type=click.IntRange(1), default=64, help="For --compare: only so many videos of the split.")
 @click.option("--work", type=_PATH, help="For --compare: folder to keep encodings in  [default: a temporary one]")

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from benchmarks.comparison import About, Contender, Result, measure, missing_packages
+from benchmarks.dali_routes import DaliReader, DaliWholeFiles
 from benchmarks.files import (
     H264_LONG,
     H264_SHORT,
@@ -23,8 +24,8 @@ from benchmarks.files import (
     originals,
 )
 from benchmarks.plan import packet_cost
-from benchmarks.routes import DaliWholeFiles, OurLoader, WholeFiles
-from benchmarks.turns import Work
+from benchmarks.routes import OurLoader, WholeFiles
+from benchmarks.turns import Route, Work
 from benchmarks.whole_files import DECODERS
 from preprocess.errors import DataError
 from preprocess.index import Dataset
@@ -94,11 +95,16 @@ def rivals(dataset: Dataset, videos: Path, folder: Path, work: Work, progress: P
                 problem = "the dataset was cut out of them, or made with --fps: it has other frames"
             found.append(Contender(f"{decoder}, {name}", ways, stored[name], problem=problem))
     on_gpu = work.device != "cpu"
-    for name in (VP9_SHORT.name, H264_LONG.name, H264_SHORT.name):
-        route = DaliWholeFiles(f"DALI, {name}", files[name])
-        # Its decoder on the CPU takes VP8, VP9 and MJPEG.
-        if on_gpu or name == VP9_SHORT.name:
-            found.append(Contender(route.name, {f"{work.threads} threads": route}, stored[name]))
+    # On the CPU, DALI takes VP8, VP9 and MJPEG.
+    for name in (VP9_SHORT.name, H264_LONG.name, H264_SHORT.name) if on_gpu else (VP9_SHORT.name,):
+        # fn.readers.video takes no file that does not tell its rate, as IVF does not.
+        experimental = name == VP9_SHORT.name
+        reader = f"fn.{'experimental.' if experimental else ''}readers.video, {name}"
+        routes: tuple[Route, ...] = (
+            DaliWholeFiles(f"DALI, {name}", files[name]),
+            DaliReader(reader, files[name], experimental),
+        )
+        found += [Contender(route.name, {f"{work.threads} threads": route}, stored[name]) for route in routes]
     return found
 
 

@@ -32,11 +32,17 @@ ENDED_AT_THE_PLAN = "the plan is ready"
 
 
 def make_clips(root: Path, clips: int = CLIPS) -> None:
-    """Clips of 10 s, 340x256 at 30/s, as the paper's Kinetics has them."""
+    """Clips of 10 s, 340x256 at 30/s, as the paper's Kinetics has them; with the bytes of real ones, about 400 KB.
+
+    Spots that move before a background of changing colour, with a camera's noise.
+    """
     for number in range(clips):
         clip = root / f"class-{number % CLASSES}" / f"{number:03d}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
-        source = f"gradients=size=340x256:rate=30:speed=0.05:seed={number},noise=alls=12:allf=t"
+        source = (
+            f"gradients=size=340x256:rate=30:speed=0.02:seed={number},format=yuv420p,"
+            f"noise=alls=100:all_seed={number},gblur=sigma=2.5,scroll=h=0.005:v=0.002,noise=alls=7:allf=t"
+        )
         arguments = ["-f", "lavfi", "-i", source, "-t", "10", "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt"]
         subprocess.run([executable(), "-loglevel", "error", *arguments, "yuv420p", str(clip)], check=True)
 

@@ -1,4 +1,4 @@
-"""The routes from stored videos to batches: ours, decoders of whole files, and DALI on whole files."""
+"""The routes from stored videos to batches: ours, and decoders of whole files; those of DALI are elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.plan import SEED, planned
-from benchmarks.turns import Given, Work
+from benchmarks.turns import Given, RouteFailed, Work
 from benchmarks.whole_files import DECODERS, NEEDS
 from pipelines import TrainLoader
 from pipelines.crops import Crop
@@ -84,7 +84,11 @@ class WholeFiles:
             prefetch_factor=_BATCHES_AHEAD,
             multiprocessing_context="fork",
         )
-        yield from loader
+        try:
+            yield from loader
+        except Exception as error:
+            # What torch says is the worker's traceback, which ends with what was raised.
+            raise RouteFailed(str(error).strip().splitlines()[-1]) from None
 
     def _by_threads(self, work: Work, batches: Iterator[list[Sample]]) -> Iterator[tuple[torch.Tensor, int]]:
         load = _Load(self.decoder, self.files, work.sampling.crop)
@@ -136,57 +140,3 @@ def _collated(samples: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, int]
     return torch.from_numpy(np.concatenate([pictures for pictures, _ in samples])), -1 if -1 in decoded else sum(
         decoded
     )
-
-
-@dataclass(frozen=True)
-class DaliWholeFiles:
-    """DALI's ``fn.decoders.video(frames=)`` on whole files, with a crop and resize by the same operator as ours."""
-
-    name: str
-    files: tuple[Path, ...]
-    needs: tuple[str, ...] = ()
-    at_a_time: int = 1
-
-    def batches(self, work: Work) -> Iterator[Given]:
-        from nvidia.dali import Pipeline, fn, types
-
-        batches = planned(read_dataset(work.data), work)
-        on_gpu = work.device != "cpu"
-
-        def source() -> tuple[list[np.ndarray], ...]:
-            samples = next(batches)
-            boxes = [np.array(_mirrored(sample), np.float32) for sample in samples]
-            return (
-                [np.fromfile(self.files[sample.row_number], np.uint8) for sample in samples],
-                [sample.frames.astype(np.int32) for sample in samples],
-                [box[0] for box in boxes],
-                [box[1] for box in boxes],
-            )
-
-        graph = Pipeline(
-            batch_size=work.batch,
-            num_threads=work.threads,
-            device_id=(torch.device(work.device).index or 0) if on_gpu else None,
-            prefetch_queue_depth=_BATCHES_AHEAD,
-        )
-        with graph:
-            kinds = [types.UINT8, types.INT32, types.FLOAT, types.FLOAT]
-            file, frames, start, end = fn.external_source(source=source, num_outputs=4, batch=True, dtype=kinds, ndim=1)
-            pictures = fn.decoders.video(file, frames=frames, device="mixed" if on_gpu else "cpu", pad_mode="none")
-            size = (work.sampling.crop, work.sampling.crop)
-            graph.set_outputs(
-                fn.resize(pictures, roi_start=start, roi_end=end, size=size, interp_type=types.INTERP_LINEAR)
-            )
-        graph.build()
-        while True:
-            (output,) = graph.run()
-            yield Given(torch.utils.dlpack.from_dlpack(output.as_tensor()).flatten(0, 1), None)
-
-
-def _mirrored(sample: Sample) -> list[tuple[int, int]]:
-    """A crop's corners (y, x) for DALI, which mirrors where they are swapped along x."""
-    (crop,) = sample.crops
-    left, right = crop.x, crop.x + crop.width
-    if crop.flip:
-        left, right = right, left
-    return [(crop.y, left), (crop.y + crop.height, right)]

@@ -26,6 +26,7 @@ import av
 import numpy as np
 from nvidia.dali import Pipeline, fn, types
 
+from pipelines.packets import needed_packets
 from pipelines.sampling import random_units
 from preprocess.encode import encode
 from preprocess.ffmpeg import EncodeOptions, executable, version
@@ -121,16 +122,6 @@ def encode_in(way: Way, clips: list[Path]) -> None:
         way.psnr.append(10 * np.log10(255**2 / error))
 
 
-def needed(back: np.ndarray, frames: list[int]) -> list[int]:
-    """The packets that frames need: what the references lead to."""
-    found: set[int] = set()
-    for frame in frames:
-        while frame not in found:
-            found.add(frame)
-            frame -= int(back[frame])
-    return sorted(found)
-
-
 def streams_of(
     way: Way, chosen: list[tuple[int, list[int]]], streams: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -140,7 +131,7 @@ def streams_of(
         packets: list[bytes] = []
         at: list[int] = []
         for clip, frames in (chosen[number] for number in part):
-            kept = needed(way.back[clip], frames)
+            kept = needed_packets(way.back[clip], frames)
             at += [len(packets) + kept.index(frame) for frame in frames]
             packets += [way.packets[clip][k] for k in kept]
         content = b"".join(ivf_packet_header(len(packet), k) + packet for k, packet in enumerate(packets))
@@ -235,7 +226,7 @@ def report_sampling() -> None:
         for layers, gop, _ in WAYS:
             options = EncodeOptions(codec="vp9", layers=layers, gop=gop)
             back = np.array([options.back_of(number) for number in range(frames)])
-            line += f"{sum(len(needed(back, one)) for one in sets) / sum(map(len, sets)):8.2f}"
+            line += f"{sum(len(needed_packets(back, one)) for one in sets) / sum(map(len, sets)):8.2f}"
         print(line)
 
 

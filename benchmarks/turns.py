@@ -23,6 +23,8 @@ from preprocess.errors import V4dError
 
 _WARM_UP = 2
 _SMALLEST_TURN = 2
+# A process that has given nothing for so long, beyond the turn's own time, hangs.
+_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ class RouteFailed(V4dError):
 
 
 def take_turn(route: Route, work: Work) -> Turn:
-    """Measure a route in a fresh process. Raises RouteFailed, with its last words, if it fails."""
+    """Measure a route in a fresh process. Raises RouteFailed, with its last words, if it fails or hangs."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_the_process, args=(route, work, theirs))
     process.start()
     theirs.close()
     try:
+        if not ours.poll(work.seconds + _PATIENCE_S):
+            raise RouteFailed(f"it gave nothing in {work.seconds + _PATIENCE_S:g} s")
         found = ours.recv()
     except EOFError:
         process.join()

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocess.errors import DataError
+
 
 class Decoded(NamedTuple):
     """Pictures in the order asked for, uint8 RGB (F, H, W, C), and how many were decoded for them, if that is known."""
@@ -35,7 +37,7 @@ def by_torchcodec(file: Path, frames: np.ndarray) -> Decoded:
 def by_pyav(file: Path, frames: np.ndarray) -> Decoded:
     """Decode forward; to the next keyframe before a wanted frame by a seek, where that skips frames.
 
-    Frame ``i`` is the one shown at ``i`` / rate seconds, or soonest after it.
+    Frame ``i`` is the one shown at ``i`` / rate seconds, or soonest after it. Raises DataError where the file has none.
     """
     import av
 
@@ -61,6 +63,8 @@ def by_pyav(file: Path, frames: np.ndarray) -> Decoded:
                 if picture.pts >= due:
                     pictures[wanted] = picture.to_ndarray(format="rgb24")
                     break
+            else:
+                raise DataError(f"{file} has no frame {wanted}: it ends before")
     return Decoded(np.stack([pictures[frame] for frame in frames.tolist()]), decoded)
 
 

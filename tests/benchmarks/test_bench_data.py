@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from types import SimpleNamespace
@@ -14,23 +13,17 @@ from click.testing import CliRunner
 
 from benchmarks.comparison import Contender, as_comparison, measure, missing_packages, psnr
 from benchmarks.contenders import compare_with_rivals, our_loader
-from benchmarks.files import H264_SHORT, VP9_SHORT, encoded, few, originals
+from benchmarks.files import H264_SHORT, encoded, few
 from benchmarks.plan import SEED, packet_cost, planned
-from benchmarks.routes import DaliWholeFiles, OurLoader, WholeFiles, corners
-from benchmarks.turns import RouteFailed, Work, take_turn
+from benchmarks.routes import OurLoader, WholeFiles, corners
+from benchmarks.turns import RouteFailed, take_turn
 from benchmarks.whole_files import DECODERS, NEEDS
 from cli import main
-from pipelines import Sampling, TrainLoader
+from pipelines import TrainLoader
 from pipelines.crops import Crop
-from preprocess.datasets.folder import list_folder
 from preprocess.errors import DataError
-from preprocess.ffmpeg import EncodeOptions
-from preprocess.index import read_dataset
-from preprocess.local import write_shards_locally
-from preprocess.run import preprocess
+from tests.benchmarks.small_videos import SAME_PICTURES_DB
 
-# Pictures that move: with a crop, a flip or a frame that is not the one, or swapped colours, it is far below.
-SAME_PICTURES_DB = 30
 needs = {
     name: pytest.mark.skipif(any(find_spec(m.partition(".")[0]) is None for m in of), reason=f"{name} is not installed")
     for name, of in NEEDS.items()
@@ -50,38 +43,6 @@ FEW = [
     "3",
     "--cpu",
 ]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory, run_ffmpeg):
-    """Six videos of 40 to 90 frames of 96×64, with few keyframes and B-frames, every frame another picture."""
-    root = tmp_path_factory.mktemp("bench")
-    for number in range(6):
-        path = root / "ab"[number % 2] / f"{number}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        source = (
-            f"nullsrc=size=96x64:rate=30,format=yuv420p,geq=lum='128+90*sin((X+{5 + number}*N)/9)'"
-            ":cb='128+60*sin((Y+3*N)/11)':cr='128+60*cos((X+Y+5*N)/13)'"
-        )
-        run_ffmpeg("-f", "lavfi", "-i", source, "-frames:v", 40 + 10 * number, "-c:v", "libx264", "-qp", 8, path)
-    return root
-
-
-@pytest.fixture(scope="module")
-def datasets(videos, tmp_path_factory):
-    """The videos at half the height, so that pictures of a file and of a shard differ in shape, in two codecs."""
-    made = {}
-    for codec, gop, quality in (("mjpeg", 1, 2), ("vp9", 8, 8)):
-        root = tmp_path_factory.mktemp("shards") / codec
-        options = EncodeOptions("96x48", codec=codec, gop=gop, quality=quality, layers=1)
-        preprocess(list_folder(videos, 0), root, options, partial(write_shards_locally, workers=2), shard_size=2)
-        made[codec] = read_dataset(root)
-    return made
-
-
-@pytest.fixture
-def work(datasets):
-    return Work(datasets["mjpeg"].root, "train", Sampling(3, 2, 5, 48), 4, "cpu", 2, 0.01)
 
 
 def bench(*arguments, code=0):
@@ -124,14 +85,7 @@ def test_plan_is_the_loaders(datasets, work):
         assert batch.keys == tuple(sample.row.key if sample.place.valid else "" for sample in samples)
 
 
-@pytest.fixture(scope="module")
-def files(datasets, videos, tmp_path_factory):
-    data, folder = datasets["mjpeg"], tmp_path_factory.mktemp("encoded")
-    index = data.split("train")
-    return {"originals": originals(index, videos), "GOP 8": encoded(data, index, videos, H264_SHORT, folder, 2)}
-
-
-@pytest.mark.parametrize("of", ["originals", "GOP 8"])
+@pytest.mark.parametrize("of", ["originals", "H.264 GOP 8"])
 @pytest.mark.parametrize("workers", ["processes", "threads"])
 @pytest.mark.parametrize("decoder", [pytest.param(name, marks=needs[name]) for name in DECODERS])
 def test_pictures_of_whole_files(decoder, workers, of, files, work):
@@ -147,13 +101,6 @@ def test_pictures_of_whole_files(decoder, workers, of, files, work):
         assert 3 * turn.videos < turn.decoded <= 90 * turn.videos
 
 
-def test_pictures_of_dali_on_whole_files(datasets, videos, work, tmp_path):
-    made = encoded(datasets["mjpeg"], datasets["mjpeg"].split("train"), videos, VP9_SHORT, tmp_path, 2)
-    turn = take_turn(DaliWholeFiles("DALI", made), work)
-    ours = take_turn(OurLoader("v4d", datasets["vp9"].root), work)
-    assert psnr(turn.first, ours.first) > SAME_PICTURES_DB
-
-
 def test_comparison_of_two_codecs(datasets, videos, work, tmp_path):
     heard = []
     progress = SimpleNamespace(turn=heard.append, encoded=lambda done, total: heard.append(f"{done}/{total}"))
@@ -167,7 +114,8 @@ def test_comparison_of_two_codecs(datasets, videos, work, tmp_path):
             for ours in results[:2]:
                 assert result.ratios[ours.route] == pytest.approx(ours.videos_per_s / result.videos_per_s)
             assert result.psnr_db > 20
-    assert any(result.route == "DALI, VP9 GOP 8" and not result.problem for result in results)
+    for route in ("DALI, VP9 GOP 8", "fn.experimental.readers.video, VP9 GOP 8"):
+        assert any(result.route == route and not result.problem for result in results)
     assert as_comparison(results).row_count == len(results)
     # The encodings are kept: nothing is made again.
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
@@ -188,19 +136,34 @@ def test_missing_package_is_a_line_that_says_so(datasets, work, monkeypatch):
     assert theirs.problem == problem and theirs.videos_per_s is None
 
 
-def test_route_that_fails_is_a_line_that_says_so(datasets, files, work, tmp_path):
-    broken = tmp_path / "broken.ivf"
-    broken.write_bytes(b"no video")
-    rival = Contender("DALI", {"2 threads": DaliWholeFiles("DALI", (broken,) * 6)}, 0)
-    _, theirs = measure([our_loader(datasets["mjpeg"], work), rival], work, 1)
-    assert theirs.problem.startswith("RuntimeError: ")
+@pytest.mark.parametrize("workers", ["processes", "threads"])
+@pytest.mark.parametrize("decoder", [pytest.param(name, marks=needs[name]) for name in DECODERS])
+def test_file_that_ends_too_early(decoder, workers, files, work):
+    shortest = WholeFiles(decoder, decoder, files["originals"][:1] * 6, workers)
+    with pytest.raises(
+        RouteFailed, match=r"has no frame \d+: it ends|Invalid frame index=\d+|Out of bound indices"
+    ) as said:
+        take_turn(shortest, work)
+    assert "\n" not in str(said.value)
 
 
 @needs["PyAV"]
-def test_route_with_other_pictures_is_not_compared(datasets, files, work):
-    others = WholeFiles("PyAV", "PyAV", files["originals"][::-1], "threads")
-    _, theirs = measure([our_loader(datasets["mjpeg"], work), Contender("PyAV", {"": others}, 0)], work, 1)
+@pytest.mark.parametrize("change", ["hflip", "hue=h=90", "tpad=start=4:start_mode=clone,trim=end_frame={}"])
+def test_route_with_other_pictures_is_not_compared(change, datasets, files, work, tmp_path, run_ffmpeg):
+    others = []
+    for row, file in zip(datasets["mjpeg"].split("train"), files["originals"], strict=True):
+        others.append(tmp_path / f"{len(others)}.mp4")
+        run_ffmpeg("-i", file, "-vf", change.format(row.frames), "-c:v", "libx264", "-qp", 8, others[-1])
+    rival = Contender("PyAV", {"": WholeFiles("PyAV", "PyAV", tuple(others), "threads")}, 0)
+    ours, theirs = measure([our_loader(datasets["mjpeg"], work), rival], work, 1)
     assert theirs.problem.startswith("its pictures are not those of v4d, JPEG packets: ")
+    assert theirs.videos_per_s is None and ours.ratios == {}
+
+
+def test_route_that_hangs_is_a_line_that_says_so(datasets, work, monkeypatch):
+    monkeypatch.setattr("benchmarks.turns._PATIENCE_S", 0.3)
+    with pytest.raises(RouteFailed, match=r"it gave nothing in 0\.31 s"):
+        take_turn(OurLoader("v4d", work.data), work)
 
 
 def test_our_own_failure_ends_it(datasets, work, tmp_path):
