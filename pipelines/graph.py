@@ -103,9 +103,11 @@ def _inputs(source: Callable[[], GraphInput], *dtypes: Any) -> Sequence[Any]:
 
 
 def _decoded(jpegs: Any, device: torch.device) -> Any:
-    # hw_decoder_load: all pictures to the JPEG engine, which spares the CPU.
-    engine = {"device": "mixed", "hw_decoder_load": 1.0} if device.type == "cuda" else {"device": "cpu"}
-    return fn.decoders.image(jpegs, output_type=types.RGB, **engine)
+    if device.type == "cpu":
+        return fn.decoders.image(jpegs, output_type=types.RGB, device="cpu")
+    # All pictures to the JPEG engine, which spares the CPU. And no thread of its own tied to a core: those of the other
+    # processes of the machine would be tied to the same.
+    return fn.decoders.image(jpegs, output_type=types.RGB, device="mixed", hw_decoder_load=1.0, affine=False)
 
 
 def dali_reason(error: RuntimeError) -> str:
