@@ -75,8 +75,11 @@ class PacketReader:
         at = np.array(needed)
         starts = row.offset + packet_offsets(self._codec, row.packet_bytes)[at]
         sizes, crcs32 = row.packet_bytes[at], row.packet_crc32[at]
+        where = list(zip(starts.tolist(), sizes.tolist(), strict=True))
+        for start, size in where:
+            self._store.expect(row.shard, start, size)
         packets = []
-        for frame, start, size, crc32 in zip(needed, starts.tolist(), sizes.tolist(), crcs32.tolist(), strict=True):
+        for frame, (start, size), crc32 in zip(needed, where, crcs32.tolist(), strict=True):
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
