@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from preprocess.durable_files import replace_atomically, sha256_of
 from preprocess.errors import DataError
-from preprocess.index import replace_atomically, sha256_of, shard_name, write_index
+from preprocess.index import shard_name, write_index
 from preprocess.shard_tar import ShardPart, as_lines, as_text
 
 

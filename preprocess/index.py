@@ -10,20 +10,18 @@ A dataset is a folder:
       val/...
       rejected.jsonl               one line for each video left out
 
-This is the one module of ``preprocess`` that ``pipelines`` and ``v4d`` import.
+With ``preprocess.errors`` and ``preprocess.durable_files`` this is what ``pipelines`` and ``v4d`` import of
+``preprocess``.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
 import os
-import platform
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError
 
 VERSION = version("v4d")
@@ -184,63 +183,6 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                 held, count = [], 0
     if held:
         yield pa.concat_batches(held)
-
-
-class replace_atomically:  # noqa: N801 - used as a context manager, reads like a function
-    """Context manager: gives a temporary path beside ``path``, fsyncs it and renames it over ``path`` at the end.
-
-    When the block raises, the temporary file is removed and ``path`` is as it was.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # Several machines may write to one folder.
-        self.temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        try:
-            fsync(self.temporary)
-            os.replace(self.temporary, self.path)
-        except OSError:
-            self.temporary.unlink(missing_ok=True)
-            raise
-        fsync(self.path.parent)
-
-
-@contextmanager
-def held(path: Path, whose: str) -> Iterator[None]:
-    """Hold the lock file ``path`` for the length of the block. Raises DataError, with ``whose``, if somebody does."""
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{whose}: wait for it, or stop it") from None
-        yield
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or a folder's entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import ffmpeg
 import numpy as np
 
 from preprocess.datasets.folder import list_folder
+from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError
 from preprocess.ffmpeg import executable
-from preprocess.index import replace_atomically
 from preprocess.records import Listing
 
 SIZE = 48

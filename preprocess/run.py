@@ -16,9 +16,10 @@ from typing import Any
 
 from preprocess.assemble import assemble
 from preprocess.directions import flip_of
+from preprocess.durable_files import held, replace_atomically
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions, version
-from preprocess.index import FORMAT, VERSION, held, read_dataset, replace_atomically
+from preprocess.index import FORMAT, VERSION, read_dataset
 from preprocess.records import Listing, VideoRecord, printable
 from preprocess.shard_tar import ShardPart
 from preprocess.shards import BUILDING, ShardPlan, plan_shards, read_part, relative_source

@@ -18,10 +18,11 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from preprocess.durable_files import replace_atomically
 from preprocess.encode import Packets, encode
 from preprocess.errors import DataError, Interrupted
 from preprocess.ffmpeg import EncodeOptions
-from preprocess.index import CODEC_SUFFIX, SCHEMA, VideoRow, as_record_batch, replace_atomically, shard_name
+from preprocess.index import CODEC_SUFFIX, SCHEMA, VideoRow, as_record_batch, shard_name
 from preprocess.records import VideoRecord, printable
 from preprocess.shard_tar import ABOUT, REJECTED, ShardPart, TarWriter, as_lines, as_text
 from preprocess.sources import Unreadable

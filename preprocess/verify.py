@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from preprocess.assemble import dataset_json, index_metadata, shard_entry
-from preprocess.index import Index, read_dataset, sha256_of, shard_name, write_index
+from preprocess.durable_files import sha256_of
+from preprocess.index import Index, read_dataset, shard_name, write_index
 from preprocess.index_damage import index_faults
 from preprocess.parallel import in_order
 from preprocess.rebuild import shards_of

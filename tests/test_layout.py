@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("benchmarks", "v4d", "pipelines", "preprocess")
-# The schema and reader of the shards, and the errors that end a command, are what the folders share.
-SHARED = ("preprocess.index", "preprocess.errors")
+# The schema and reader of the shards, how files are written, and the errors that end a command, are shared by the
+# folders.
+SHARED = ("preprocess.index", "preprocess.errors", "preprocess.durable_files")
 MAY_IMPORT = {
     "preprocess": ("preprocess",),
     "pipelines": ("pipelines", *SHARED),

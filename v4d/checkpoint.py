@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, UsageError
-from preprocess.index import VERSION, replace_atomically
+from preprocess.index import VERSION
 from v4d.config import Recipe
 from v4d.network import V4D
 

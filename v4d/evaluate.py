@@ -15,8 +15,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from pipelines import MAX_BAD, Batch, EvalLoader
+from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError
-from preprocess.index import VERSION, Dataset, read_dataset, replace_atomically
+from preprocess.index import VERSION, Dataset, read_dataset
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import Recipe
 from v4d.inference import sections, video_scores

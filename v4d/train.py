@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import MAX_BAD, BadVideos, EvalLoader, TrainLoader
+from preprocess.durable_files import held
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
-from preprocess.index import Dataset, held, read_dataset
+from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from preprocess.index import replace_atomically
+from preprocess.durable_files import replace_atomically
 
 LOG = "log.jsonl"
 _SECONDS_BETWEEN_LINES = 30.0

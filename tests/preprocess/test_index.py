@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.durable_files import replace_atomically, sha256_of
 from preprocess.errors import DataError
-from preprocess.index import (
-    FORMAT,
-    ROWS_PER_BATCH,
-    Index,
-    VideoRow,
-    as_record_batch,
-    read_dataset,
-    replace_atomically,
-    sha256_of,
-    write_index,
-)
+from preprocess.index import FORMAT, ROWS_PER_BATCH, Index, VideoRow, as_record_batch, read_dataset, write_index
 
 int32, int64 = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 seconds = st.floats(allow_nan=False)

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from pipelines import EvalLoader, TrainLoader
+from preprocess.durable_files import held
 from preprocess.errors import DataError, UsageError
-from preprocess.index import as_record_batch, held, read_dataset, write_index
+from preprocess.index import as_record_batch, read_dataset, write_index
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import load_recipe
 from v4d.network import V4D

@@ -281,7 +281,8 @@ def test_any_cells(folder, make, records, some, without, delimiter):
     make(folder, {"videos/1.mp4": "", "videos/a/1.mp4": "", "videos/1.mkv": "", "secret.mp4": ""})
     files = make(folder, {"rows.csv": text.getvalue()})
     found = records(files, lambda: list_videos_of_lists(files, folder / "videos", val_fraction=0.5))
-    assert found is None or len(found) == len(some)
+    # A row without a single letter, as spreadsheets leave them below a table, is none.
+    assert found is None or len(found) == sum(any(row[name] for name in columns) for row in some)
 
 
 @given(st.lists(st.tuples(paths, tokens), max_size=5), st.sampled_from([" ", "\t", ",", ";"]))
