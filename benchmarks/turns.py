@@ -25,6 +25,8 @@ _WARM_UP = 2
 _SMALLEST_TURN = 2
 # A process that has given nothing for so long, beyond the turn's own time, hangs.
 _PATIENCE_S = 600.0
+# What packages want besides, which no index of Python packages has.
+_WANTS = {"torchcodec": "it wants FFmpeg's shared libraries (Debian: apt-get install ffmpeg)"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
     batches: Iterator[Given] = iter(())
     try:
         for module in route.needs:
-            importlib.import_module(module)
+            _load(module)
         batches = route.batches(work)
         answer.send(_measure(batches, route.at_a_time, work))
     except V4dError as error:
@@ -131,6 +133,15 @@ def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         os._exit(0)
+
+
+def _load(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        package = module.partition(".")[0]
+        why = _WANTS.get(package) or str(error).strip().partition("\n")[0]
+        raise RouteFailed(f"{package} is installed but does not load: {why}") from None
 
 
 def _measure(batches: Iterator[Given], at_a_time: int, work: Work) -> Turn:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import islice
 from types import SimpleNamespace
 
@@ -17,17 +16,13 @@ from benchmarks.files import H264_SHORT, encoded, few
 from benchmarks.plan import SEED, packet_cost, planned
 from benchmarks.routes import OurLoader, WholeFiles, corners
 from benchmarks.turns import RouteFailed, take_turn
-from benchmarks.whole_files import DECODERS, NEEDS
+from benchmarks.whole_files import DECODERS
 from cli import main
 from pipelines import TrainLoader
 from pipelines.crops import Crop
 from preprocess.errors import DataError
 from tests.benchmarks.small_videos import SAME_PICTURES_DB
 
-needs = {
-    name: pytest.mark.skipif(any(find_spec(m.partition(".")[0]) is None for m in of), reason=f"{name} is not installed")
-    for name, of in NEEDS.items()
-}
 FEW = [
     "--seconds",
     "0.01",
@@ -87,7 +82,7 @@ def test_plan_is_the_loaders(datasets, work):
 
 @pytest.mark.parametrize("of", ["originals", "H.264 GOP 8"])
 @pytest.mark.parametrize("workers", ["processes", "threads"])
-@pytest.mark.parametrize("decoder", [pytest.param(name, marks=needs[name]) for name in DECODERS])
+@pytest.mark.parametrize("decoder", DECODERS, indirect=True)
 def test_pictures_of_whole_files(decoder, workers, of, files, work):
     ours = take_turn(OurLoader("v4d", work.data), work)
     turn = take_turn(WholeFiles(decoder, decoder, files[of], workers, 2 if workers == "processes" else 1), work)
@@ -137,7 +132,7 @@ def test_missing_package_is_a_line_that_says_so(datasets, work, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", ["processes", "threads"])
-@pytest.mark.parametrize("decoder", [pytest.param(name, marks=needs[name]) for name in DECODERS])
+@pytest.mark.parametrize("decoder", DECODERS, indirect=True)
 def test_file_that_ends_too_early(decoder, workers, files, work):
     shortest = WholeFiles(decoder, decoder, files["originals"][:1] * 6, workers)
     with pytest.raises(
@@ -147,17 +142,29 @@ def test_file_that_ends_too_early(decoder, workers, files, work):
     assert "\n" not in str(said.value)
 
 
-@needs["PyAV"]
+@pytest.mark.parametrize("decoder", ["PyAV"], indirect=True)
 @pytest.mark.parametrize("change", ["hflip", "hue=h=90", "tpad=start=4:start_mode=clone,trim=end_frame={}"])
-def test_route_with_other_pictures_is_not_compared(change, datasets, files, work, tmp_path, run_ffmpeg):
+def test_route_with_other_pictures_is_not_compared(decoder, change, datasets, files, work, tmp_path, run_ffmpeg):
     others = []
     for row, file in zip(datasets["mjpeg"].split("train"), files["originals"], strict=True):
         others.append(tmp_path / f"{len(others)}.mp4")
         run_ffmpeg("-i", file, "-vf", change.format(row.frames), "-c:v", "libx264", "-qp", 8, others[-1])
-    rival = Contender("PyAV", {"": WholeFiles("PyAV", "PyAV", tuple(others), "threads")}, 0)
+    rival = Contender(decoder, {"": WholeFiles(decoder, decoder, tuple(others), "threads")}, 0)
     ours, theirs = measure([our_loader(datasets["mjpeg"], work), rival], work, 1)
     assert theirs.problem.startswith("its pictures are not those of v4d, JPEG packets: ")
     assert theirs.videos_per_s is None and ours.ratios == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("torchcodec", r"it wants FFmpeg's .* apt-get install ffmpeg\)"), ("decord", "there is no libavutil")],
+)
+def test_package_that_does_not_load_is_a_line_that_says_so(name, why, work, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("raise RuntimeError('there is no libavutil\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RouteFailed, match=rf"^{name} is installed but does not load: {why}$"):
+        take_turn(WholeFiles(name, name, (), "threads"), work)
 
 
 def test_route_that_hangs_is_a_line_that_says_so(datasets, work, monkeypatch):
