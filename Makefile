@@ -24,7 +24,7 @@ bench-preprocess: .venv/installed
 	$(BIN)/python benchmarks/preprocessing.py $(if $(VIDEOS),--videos $(VIDEOS))
 
 bench-index: .venv/installed
-	$(BIN)/python benchmarks/large_index.py
+	$(BIN)/python -m benchmarks.large_index
 
 bench-layers: .venv/installed
 	$(BIN)/python benchmarks/temporal_layers.py $(if $(VIDEOS),--videos $(VIDEOS))

@@ -1,6 +1,6 @@
 """What an index of a million videos costs a reader: time to open it, time of a random row, and memory.
 
-python benchmarks/large_index.py [--videos 1000000] [--packets 300] [--rows 10000] [--file index.arrow]
+python -m benchmarks.large_index [--videos 1000000] [--packets 300] [--rows 10000] [--file index.arrow]
 
 The index is written first, unless the file is there already (3 GB for the defaults); it is read by a fresh process.
 """
@@ -20,6 +20,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.resident_memory import resident
 from preprocess.index import SCHEMA, Index, write_index
 
 _ROWS_PER_PART = 256
@@ -62,13 +63,6 @@ def parts(videos: int, packets: int) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(arrays, schema=SCHEMA)
 
 
-def memory() -> dict[str, float]:
-    """Resident memory of this process in MB: all of it, anonymous, and pages of files."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    kinds = {"all": "VmRSS", "anonymous": "RssAnon", "files": "RssFile"}
-    return {kind: int(status[name].split()[0]) / 1e3 for kind, name in kinds.items()}
-
-
 def measure(path: Path, rows: int) -> Table:
     """Open the index, read random rows, and say what it cost."""
     began = time.perf_counter()
@@ -78,14 +72,14 @@ def measure(path: Path, rows: int) -> Table:
     length = len(index)
     counted = time.perf_counter() - began
     index[0]
-    before, most, taken = memory(), memory(), []
+    before, most, taken = resident(), resident(), []
     for number in np.random.default_rng(1).integers(0, length, rows).tolist():
         began = time.perf_counter()
         row = index[number]
         row.packet_bytes.sum(), row.packet_crc32.max(), row.packet_back.max()
         taken.append(time.perf_counter() - began)
         if len(taken) % 10 == 0:
-            now = memory()
+            now = resident()
             most = {kind: max(most[kind], now[kind]) for kind in now}
     table = Table("", "measured", "target", title=f"{length:,} videos, {path.stat().st_size / 1e9:.2f} GB")
     table.add_row("open", f"{opened * 1e3:.1f} ms", "100 ms")
@@ -93,7 +87,7 @@ def measure(path: Path, rows: int) -> Table:
     table.add_row("a random row, median", f"{np.median(taken) * 1e6:.0f} µs", "1,000 µs")
     table.add_row("a random row, 99th percentile", f"{np.percentile(taken, 99) * 1e6:.0f} µs", "1,000 µs")
     table.add_row("a random row, slowest", f"{max(taken) * 1e6:.0f} µs", "")
-    after = memory()
+    after = resident()
     for kind, target in (("all", "100 MB"), ("anonymous", ""), ("files", "")):
         grown = f"{after[kind] - before[kind]:.0f} MB (at most {most[kind] - before[kind]:.0f} MB)"
         table.add_row(f"memory grown over {rows:,} rows: {kind}", grown, target)
@@ -116,8 +110,8 @@ def main() -> None:
         if not path.exists():
             began = time.perf_counter()
             write_index(path, parts(args.videos, args.packets), {"split": "train"})
-            print(f"written in {time.perf_counter() - began:.0f} s, {memory()['all']:.0f} MB of memory")
-        command = [sys.executable, __file__, "--only-read", "--file", str(path), "--rows", str(args.rows)]
+            print(f"written in {time.perf_counter() - began:.0f} s, {resident()['all']:.0f} MB of memory")
+        command = [sys.executable, "-m", "benchmarks.large_index", "--only-read", "--file", str(path), "--rows", str(args.rows)]
         subprocess.run(command, check=True)
 
 
