@@ -14,7 +14,7 @@ from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, UsageError
 from preprocess.index import VERSION
 from v4d.config import Recipe
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 LAST = "last.pt"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from preprocess.errors import UsageError
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 _UNITS_AT_ONCE = 512
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipelines import Batch
 from v4d.config import Recipe
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 
 def build(recipe: Recipe, classes: int, device: torch.device) -> tuple[V4D, torch.optim.SGD]:

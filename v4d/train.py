@@ -22,7 +22,7 @@ from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
-from v4d.network import V4D
+from v4d.models.network import V4D
 from v4d.schedule import learning_rate
 from v4d.step import build, train_step
 from v4d.training_log import TrainingLog, left_out_before

@@ -15,7 +15,7 @@ from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save
 from v4d.config import ModelConfig
 from v4d.evaluate import evaluate
 from v4d.inference import video_scores
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import torch
 from preprocess.errors import UsageError
 from v4d.config import ModelConfig
 from v4d.inference import combinations, sections, video_scores
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 
 def test_ten_units_make_36_combinations():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from v4d.conv4d import Conv4d, Residual4dBlock, _units_as_batch, _units_as_depth, conv4d
+from v4d.models.conv4d import Conv4d, Residual4dBlock, _units_as_batch, _units_as_depth, conv4d
 
 KERNELS = [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (1, 1, 1, 1), (5, 3, 1, 1), (1, 3, 3, 1), (3, 1, 1, 3)]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
-from v4d.conv4d import Residual4dBlock
+from v4d.models.conv4d import Residual4dBlock
 
 # ImageNet's, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

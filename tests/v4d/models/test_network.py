@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from v4d.config import ModelConfig
-from v4d.network import V4D
+from v4d.models.network import V4D
 
 I3D_S, PAPERS_V4D = ModelConfig(blocks_4d=()), ModelConfig()
 SMALL = {"base_width": 4, "dropout": 0.0}
