@@ -72,7 +72,9 @@ class ModelConfig(_Section):
     """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
 
     ``blocks_4d`` names residual blocks, as in ``res3.1``, that a 4D block follows; with none the network is TSN on
-    I3D-S, and with units = 1 it is I3D-S. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0
+    I3D-S, and with units = 1 it is I3D-S. ``block_4d`` is the kind of these blocks: the paper's residual 4D block, or
+    those of Table 3 in its place, non-local and compact generalized non-local. ``kernel_4d`` is for the first kind
+    only. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0
     the network starts as TSN, as the paper has it for a trained 3D network. From scratch that is a saddle which the
     4D blocks are slow to leave (the demo's do not in 10 epochs), and 1 is better.
     """
@@ -80,6 +82,7 @@ class ModelConfig(_Section):
     depth: Literal[18, 50] = 18
     base_width: int = Field(64, ge=4)
     blocks_4d: tuple[str, ...] = ("res3.1", "res4.1")
+    block_4d: Literal["conv4d", "nonlocal", "cgnl"] = "conv4d"
     kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
     norm_init_4d: float = Field(0.0, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
@@ -93,6 +96,15 @@ class ModelConfig(_Section):
                 raise ValueError(f"blocks_4d names '{place}', ResNet-{self.depth} has {', '.join(places)}")
         if any(extent < 1 or extent % 2 == 0 for extent in self.kernel_4d):
             raise ValueError(f"kernel_4d must be odd extents, not {self.kernel_4d}")
+        # They halve the channels, and the second parts these into 8 groups.
+        divisor = {"conv4d": 1, "nonlocal": 2, "cgnl": 16}[self.block_4d]
+        for place in self.blocks_4d:
+            channels = (self.base_width << int(place[3]) - 2) * (1 if self.depth == 18 else 4)
+            if channels % divisor:
+                raise ValueError(
+                    f"block_4d '{self.block_4d}' needs channels divisible by {divisor}, {place} has {channels} "
+                    f"with base_width {self.base_width}"
+                )
         return self
 
 

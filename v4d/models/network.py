@@ -5,12 +5,15 @@ Shape suffixes: B videos, U action units of a video, N = B·U, C channels, T fra
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
-from v4d.models.conv4d import Residual4dBlock
+from v4d.models.block_kinds import make_block
+from v4d.models.units import InterUnitBlock, check_units
 
 # ImageNet's, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -82,8 +85,8 @@ class V4D(nn.Module):
     """I3D-S ResNet with residual 4D blocks after some of its residual blocks.
 
     ``layers`` holds every layer below the head in order: ``stem``, ``res2_0``, ... and ``res3_1_4d`` for a 4D block
-    after ``res3.1``. Without 4D blocks this is TSN on I3D-S, for pooling the features of all units before a linear
-    layer is averaging the units' scores.
+    after ``res3.1``, of whatever kind the configuration says. Without 4D blocks this is TSN on I3D-S, for pooling the
+    features of all units before a linear layer is averaging the units' scores.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
@@ -99,10 +102,10 @@ class V4D(nn.Module):
                 layers[f"res{stage}_{i}"] = block(channels, width, stride, temporal)
                 channels = width * block.expansion
                 if f"res{stage}.{i}" in config.blocks_4d:
-                    layers[f"res{stage}_{i}_4d"] = Residual4dBlock(channels, config.kernel_4d, config.norm_init_4d)
+                    layers[f"res{stage}_{i}_4d"] = make_block(
+                        config.block_4d, channels, config.kernel_4d, config.norm_init_4d
+                    )
         self.layers = nn.ModuleDict(layers)
-        names = list(layers)
-        self._first_4d = next((i for i, name in enumerate(names) if name.endswith("_4d")), len(names))
         self.num_features = channels
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(channels, num_classes)
@@ -111,11 +114,41 @@ class V4D(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        for name, layer in self.layers.items():
+            # The blocks that relate units start as they see fit.
+            for module in layer.modules() if not name.endswith("_4d") else ():
+                if isinstance(module, nn.Conv3d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialise_classifier(self.classifier)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh linear layer for ``num_classes``, on the device and of the dtype of the one before.
+
+        Raises ValueError if ``num_classes`` is below 1.
+        """
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
+        weight = self.classifier.weight
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
+        _initialise_classifier(self.classifier)
+
+    @property
+    def layers_below(self) -> list[nn.Module]:
+        """The layers before the first block that relates units: N3D of Algorithm 1."""
+        layers = list(self.layers.values())
+        return list(itertools.takewhile(lambda layer: not isinstance(layer, InterUnitBlock), layers))
+
+    @property
+    def stages_4d(self) -> list[tuple[InterUnitBlock, list[nn.Module]]]:
+        """N4D of Algorithm 1: each block that relates units, with the layers after it that see each unit by itself."""
+        stages: list[tuple[InterUnitBlock, list[nn.Module]]] = []
+        for layer in self.layers.values():
+            if isinstance(layer, InterUnitBlock):
+                stages.append((layer, []))
+            elif stages:
+                stages[-1][1].append(layer)
+        return stages
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
         """Scores before softmax, (B, K), of videos of ``units`` action units each.
@@ -132,20 +165,34 @@ class V4D(nn.Module):
         """The layers below the first 4D block, N3D of Algorithm 1: each unit by itself."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         y = (x_NCTHW.to(mean.dtype) - mean) / std
-        for layer in list(self.layers.values())[: self._first_4d]:
+        for layer in self.layers_below:
             y = layer(y)
         return y
 
     def forward_above(self, x_NCTHW: Tensor, units: int) -> Tensor:
         """The layers from the first 4D block to the head, N4D of Algorithm 1."""
-        for layer in list(self.layers.values())[self._first_4d :]:
-            x_NCTHW = layer(x_NCTHW, units) if isinstance(layer, Residual4dBlock) else layer(x_NCTHW)
+        for block, layers in self.stages_4d:
+            x_NCTHW = block(x_NCTHW, units)
+            for layer in layers:
+                x_NCTHW = layer(x_NCTHW)
         return x_NCTHW
 
     def forward_head(self, x_NCTHW: Tensor, units: int) -> Tensor:
         """Global average over all units of a video, dropout and the linear layer: (B, K)."""
-        if units < 1 or x_NCTHW.shape[0] % units:
-            raise ValueError(f"units={units} does not divide the {x_NCTHW.shape[0]} units of x")
-        video_BC = x_NCTHW.mean(dim=(2, 3, 4)).unflatten(0, (-1, units)).mean(dim=1)
+        return self.classify(self.pool(x_NCTHW, units))
+
+    def pool(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """Mean over the units and positions of each video, (B, C); with units=1 of each unit, (N, C)."""
+        check_units(x_NCTHW, units)
+        video_BC: Tensor = x_NCTHW.mean(dim=(2, 3, 4)).unflatten(0, (-1, units)).mean(dim=1)
+        return video_BC
+
+    def classify(self, video_BC: Tensor) -> Tensor:
+        """Dropout and the linear layer: (B, K)."""
         logits_BK: Tensor = self.classifier(self.dropout(video_BC))
         return logits_BK
+
+
+def _initialise_classifier(classifier: nn.Linear) -> None:
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from v4d.models.conv4d import Conv4d, Residual4dBlock, _units_as_batch, _units_as_depth, conv4d
+from v4d.models.conv4d import Conv4d, conv4d
+from v4d.models.units import units_as_batch, units_as_depth
 
 KERNELS = [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (1, 1, 1, 1), (5, 3, 1, 1), (1, 3, 3, 1), (3, 1, 1, 3)]
 
@@ -26,7 +27,7 @@ def by_the_paper(x_NCTHW, weight, units):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize(("kernel", "units"), list(itertools.product(KERNELS, [1, 2, 4])))
+@pytest.mark.parametrize(("kernel", "units"), list(itertools.product(KERNELS, [1, 2, 4, 7])))
 def test_equals_the_paper(kernel, units, layout):
     torch.manual_seed(0)
     x = torch.randn(2 * units, 3, 4, 5, 6).contiguous(memory_format=layout)
@@ -43,10 +44,10 @@ def test_gradients(kernel):
 
 def test_the_views_copy_nothing():
     x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
-    seen = _units_as_depth(x, 4)
+    seen = units_as_depth(x, 4)
     assert seen.data_ptr() == x.data_ptr()
     assert seen.is_contiguous(memory_format=torch.channels_last_3d)
-    back = _units_as_batch(seen, x.shape[-2:])
+    back = units_as_batch(seen, x.shape[-2:])
     assert back.data_ptr() == x.data_ptr()
     assert back.stride() == x.stride()
     assert torch.equal(back, x)
@@ -59,9 +60,43 @@ def test_channels_last_stays_channels_last():
         assert y.is_contiguous(memory_format=torch.channels_last_3d), kernel
 
 
-def test_a_fresh_block_is_the_identity_on_what_a_relu_gives():
-    x = torch.randn(8, 16, 4, 7, 7).relu()
-    assert torch.equal(Residual4dBlock(16, (3, 3, 1, 1))(x, 4), x)
+def test_a_kernel_over_units_is_a_dilated_3d_convolution_over_the_concatenated_units():
+    """Section 3.5: with T frames of a unit, k×1×1×1 is k×1×1 with dilation T."""
+    torch.manual_seed(0)
+    units, frames = 5, 4
+    x = torch.randn(2 * units, 3, frames, 5, 6)
+    weight = torch.randn(7, 3, 3, 1, 1, 1)
+    in_a_row = x.unflatten(0, (2, units)).transpose(1, 2).flatten(2, 3)
+    expected = F.conv3d(in_a_row, weight[:, :, :, 0], padding=(frames, 0, 0), dilation=(frames, 1, 1))
+    expected = expected.unflatten(2, (units, frames)).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(conv4d(x, weight, units), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3)])
+def test_autocast(kernel, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(8, 4, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    layer = Conv4d(4, 4, kernel)
+    with torch.autocast("cpu", dtype):
+        y = layer(x, 4)
+    assert y.dtype == dtype
+    # What rounding to the dtype does to sums of k^4·C products of size about 1 and less.
+    torch.testing.assert_close(y.float(), layer(x, 4), rtol=0.05, atol=0.05)
+    y.float().square().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+    assert layer.weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3)])
+def test_compiles_without_a_graph_break_and_exports(kernel):
+    torch.manual_seed(0)
+    x = torch.randn(8, 4, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    layer = Conv4d(4, 4, kernel)
+    expected = layer(x, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, 4), expected)
+    torch.testing.assert_close(torch.export.export(layer, (x, 4)).module()(x, 4), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""The kinds of blocks that relate units, by the names that recipes and ``cast_to_4d`` have for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from v4d.models.conv4d import Kernel4d
+from v4d.models.generalized_nonlocal import CompactGeneralizedNonLocalBlock
+from v4d.models.nonlocal_block import NonLocalBlock
+from v4d.models.residual_4d import Residual4dBlock
+from v4d.models.units import InterUnitBlock
+
+BlockKind = Literal["conv4d", "nonlocal", "cgnl"]
+
+
+def make_block(
+    kind: BlockKind, channels: int, kernel: Kernel4d, norm_init: float, activation: bool = True
+) -> InterUnitBlock:
+    """A fresh block for ``channels``. ``kernel`` and ``activation`` are for "conv4d" only."""
+    if kind == "conv4d":
+        return Residual4dBlock(channels, kernel, norm_init, activation=activation)
+    if kind == "nonlocal":
+        return NonLocalBlock(channels, norm_init)
+    return CompactGeneralizedNonLocalBlock(channels, norm_init)

@@ -1,0 +1,47 @@
+"""How the units of a video lie in a batch, seen without a copy, and what all blocks that relate units have in common.
+
+A video's units lie in the batch: x_NCTHW with N = B·U and U changing fastest. In channels_last_3d layout its memory
+is (B, U, T, H·W, C), and seen as (B, C, U, T, H·W) it is again channels-last, at no cost.
+
+Shape suffixes: B videos, U action units, N = B·U, C channels, T frames of a unit, H, W, S = H·W.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+def check_units(x: Tensor, units: int) -> None:
+    """Raises ValueError if ``units`` do not divide the batch of ``x``."""
+    if units < 1 or x.shape[0] % units:
+        raise ValueError(f"units={units} does not divide the {x.shape[0]} units of x")
+
+
+def units_as_depth(x_NCTHW: Tensor, units: int) -> Tensor:
+    """(B·U, C, T, H, W) as (B, C, U, T, H·W): a view if the input is channels_last_3d."""
+    x_NTHWC = x_NCTHW.permute(0, 2, 3, 4, 1)
+    x_BUTSC: Tensor = x_NTHWC.unflatten(0, (-1, units)).flatten(3, 4)
+    return x_BUTSC.permute(0, 4, 1, 2, 3)
+
+
+def units_as_batch(y_BCUTS: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The way back: (B, C, U, T, H·W) as (B·U, C, T, H, W), where ``size`` is (H, W)."""
+    y_BUTSC = y_BCUTS.permute(0, 2, 3, 4, 1)
+    y_NTHWC: Tensor = y_BUTSC.unflatten(3, size).flatten(0, 1)
+    return y_NTHWC.permute(0, 4, 1, 2, 3)
+
+
+class InterUnitBlock(nn.Module, ABC):
+    """A block whose output at one unit depends on other units of the video; its size is that of its input.
+
+    ``reach`` is how many units to each side that is, and None stands for all units of the video. Inference relies on
+    it: two videos that agree within ``reach`` of a unit give the same output there.
+    """
+
+    reach: int | None
+
+    @abstractmethod
+    def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
+        """(N, C, T, H, W) to the same. Raises ValueError if ``units`` do not divide N."""
