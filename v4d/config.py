@@ -186,7 +186,7 @@ def load_recipe(name: str, settings: tuple[str, ...] = ()) -> Recipe:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} is no TOML: {error}") from None
     else:
-        raise UsageError(f"there is no recipe '{name}'{_nearest(name, list(recipes))}; there are {', '.join(recipes)}")
+        raise UsageError(f"there is no recipe '{name}'{nearest(name, list(recipes))}; there are {', '.join(recipes)}")
     for setting in settings:
         path, equals, value = setting.partition("=")
         section, dot, key = path.strip().partition(".")
@@ -211,12 +211,13 @@ def _validated(content: dict[str, Any], name: str) -> Recipe:
         hint = ""
         if first["type"] == "extra_forbidden":
             section: Any = Recipe if len(place) == 1 else Recipe.model_fields[place[0]].annotation
-            hint = _nearest(place[-1], list(section.model_fields))
+            hint = nearest(place[-1], list(section.model_fields))
             raise UsageError(f"recipe {name}: there is no '{'.'.join(place)}'{hint}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"recipe {name}: {'.'.join(place)}: {message}, not {first['input']!r}"[:500]) from None
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """What to say after an unknown name: the one of ``names`` that was meant, or nothing."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,87 @@
+"""What the networks cost: parameters and multiply-adds by model and setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from preprocess.errors import UsageError
+from v4d.config import nearest
+from v4d.models.multiply_adds import count_multiply_adds, on_meta
+from v4d.models.registry import list_models, registered
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """A network in one setting. Multiply-adds are of one video of ``units`` units of ``frames`` frames, one crop."""
+
+    name: str
+    units: int
+    frames: int
+    stride: int
+    crop: int
+    classes: int
+    parameters: int
+    multiply_adds: int
+    with_norms_and_activations: int
+
+
+def model_costs(
+    pattern: str = "",
+    *,
+    classes: int = 400,
+    units: int | None = None,
+    frames: int | None = None,
+    crop: int | None = None,
+) -> list[ModelCost]:
+    """The networks that match ``pattern``, each in the setting of its training but for what is given.
+
+    Raises UsageError if none matches.
+    """
+    names = list_models(pattern)
+    if not names:
+        every = list_models()
+        raise UsageError(f"no model matches '{pattern}'{nearest(pattern, every)}; there are {', '.join(every)}")
+    costs = []
+    for name in names:
+        known = registered(name)
+        video = (units or known.data.units, frames or known.data.frames, crop or known.data.train_crop)
+        costs.append(_cost(name, classes, *video))
+    return costs
+
+
+def _cost(name: str, classes: int, units: int, frames: int, crop: int) -> ModelCost:
+    known = registered(name)
+    model, x_NCTHW = on_meta(known.model, classes, units, frames, crop)
+    # The normalisation of pixels is no part of the network that the paper counts.
+    needed = count_multiply_adds(lambda: model(x_NCTHW, units))
+    return ModelCost(
+        name=name,
+        units=units,
+        frames=frames,
+        stride=known.data.stride,
+        crop=crop,
+        classes=classes,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        multiply_adds=needed.products,
+        with_norms_and_activations=needed.total,
+    )
+
+
+def as_table(costs: list[ModelCost]) -> Table:
+    """The costs as ``v4d models`` prints them."""
+    table = Table(title=f"one video, one crop, {costs[0].classes} classes")
+    table.add_column("model")
+    for column in ("units x frames", "crop", "parameters", "multiply-adds", "with norms and activations"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        table.add_row(
+            cost.name,
+            f"{cost.units} x {cost.frames}",
+            str(cost.crop),
+            f"{cost.parameters / 1e6:.1f} M",
+            f"{cost.multiply_adds / 1e9:.1f} G",
+            f"{cost.with_norms_and_activations / 1e9:.1f} G",
+        )
+    return table
