@@ -20,8 +20,9 @@ from preprocess.errors import DataError
 from preprocess.index import VERSION, Dataset, read_dataset
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import Recipe
-from v4d.inference import sections, video_scores
+from v4d.inference import video_scores
 from v4d.models.network import V4D
+from v4d.neighbourhoods import sections
 
 SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.list_(pa.float32()))])
 

@@ -5,11 +5,12 @@ Shape suffixes: N = B·U units of B videos, C channels, T frames of a unit, H, W
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v4d.models.conv4d import Conv4d, Kernel4d
-from v4d.models.units import InterUnitBlock
+from v4d.models.conv4d import Conv4d, Kernel4d, conv4d
+from v4d.models.units import InterUnitBlock, taken
 
 
 class Residual4dBlock(InterUnitBlock):
@@ -31,5 +32,22 @@ class Residual4dBlock(InterUnitBlock):
         nn.init.constant_(self.norm.weight, norm_init)
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
-        y_NCTHW = x_NCTHW + self.norm(self.conv(x_NCTHW, units))
+        return self._joined(x_NCTHW, self.conv(x_NCTHW, units))
+
+    def at_units(self, x_NCTHW: Tensor, neighbours_MK: Tensor) -> Tensor:
+        """See InterUnitBlock. What the kernel makes of a unit at each of its places is computed once per unit."""
+        middle_M = neighbours_MK[:, self.reach]
+        y_MCTHW = taken(conv4d(x_NCTHW, self._weight_at(self.reach), 1), middle_M)
+        for place in range(2 * self.reach + 1):
+            if place != self.reach:
+                (there,) = torch.where(neighbours_MK[:, place] >= 0)
+                y_NCTHW = conv4d(x_NCTHW, self._weight_at(place), 1)
+                y_MCTHW.index_add_(0, there.to(x_NCTHW.device), taken(y_NCTHW, neighbours_MK[there, place]))
+        return self._joined(taken(x_NCTHW, middle_M), y_MCTHW)
+
+    def _weight_at(self, place: int) -> Tensor:
+        return self.conv.weight[:, :, place : place + 1]
+
+    def _joined(self, x_NCTHW: Tensor, y_NCTHW: Tensor) -> Tensor:
+        y_NCTHW = x_NCTHW + self.norm(y_NCTHW)
         return F.relu(y_NCTHW) if self.activation else y_NCTHW

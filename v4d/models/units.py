@@ -33,6 +33,12 @@ def units_as_batch(y_BCUTS: Tensor, size: tuple[int, ...]) -> Tensor:
     return y_NTHWC.permute(0, 4, 1, 2, 3)
 
 
+def taken(x_NCTHW: Tensor, numbers_M: Tensor) -> Tensor:
+    """Units by their numbers, (M, C, T, H, W); a channels_last_3d input stays one. ``numbers_M`` (int64) on any device."""
+    taken_MTHWC = x_NCTHW.permute(0, 2, 3, 4, 1).index_select(0, numbers_M.to(x_NCTHW.device))
+    return taken_MTHWC.permute(0, 4, 1, 2, 3)
+
+
 class InterUnitBlock(nn.Module, ABC):
     """A block whose output at one unit depends on other units of the video; its size is that of its input.
 
@@ -45,3 +51,12 @@ class InterUnitBlock(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
         """(N, C, T, H, W) to the same. Raises ValueError if ``units`` do not divide N."""
+
+    def at_units(self, x_NCTHW: Tensor, neighbours_MK: Tensor) -> Tensor:
+        """What the block gives at M units, (M, C, T, H, W), of which each has its own neighbours among those of ``x``.
+
+        ``neighbours_MK`` (M, 2·reach + 1) int64, on the CPU, are the numbers of its units from the left to the right,
+        the unit itself in the middle, and -1 for a place beyond the ends of the video. For blocks that reach all units
+        there is no such thing: they raise NotImplementedError.
+        """
+        raise NotImplementedError(f"{type(self).__name__} relates all units of a video")

@@ -1,0 +1,106 @@
+"""Which unit features of Algorithm 1 differ: those whose neighbourhoods do, each of which is computed once.
+
+In test a video has more units than sections, and every combination of one unit per section is scored. After blocks that
+reach r units to each side, all together, the feature of the unit in section s depends on the units that the combination
+has in sections s - r to s + r alone. Combinations that agree there share it.
+
+Shape suffixes: M combinations, S sections (U_train), N distinct features, K = 2·reach + 1 neighbours.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from preprocess.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    """The features above one block that relates units.
+
+    ``of_MS`` (int64) says which of them is that of each combination's unit. ``neighbours_NK`` (int64) says which
+    features below the block each is made of, from the section ``reach`` to the left to that to the right, -1 where there
+    is no such section.
+    """
+
+    of_MS: np.ndarray
+    neighbours_NK: np.ndarray
+
+
+def sections(units_infer: int, units_train: int) -> list[range]:
+    """The units of each section: ``units_train`` sections of near-equal size, symmetric where that is possible.
+
+    10 units make four sections of 2, 3, 3 and 2. Raises UsageError if there are fewer units than sections.
+    """
+    if units_infer < units_train:
+        raise UsageError(
+            f"--u-infer {units_infer} is below the {units_train} units that the network was trained on: "
+            f"use {units_train} or more"
+        )
+    bounds = [round(i * units_infer / units_train) for i in range(units_train + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def combinations(units_infer: int, units_train: int) -> np.ndarray:
+    """Every choice of one unit per section, (M, S) int64, in lexicographic order."""
+    grids = np.meshgrid(*sections(units_infer, units_train), indexing="ij")
+    return np.stack([grid.ravel() for grid in grids], axis=1)
+
+
+def depths(combinations_MS: np.ndarray, reaches: Sequence[int | None]) -> list[Depth]:
+    """The features above each of some blocks, by how far these reach to each side.
+
+    It ends before a block whose input has a feature for each unit of each combination, and before one that reaches all
+    units (None): from there on combinations have nothing in common.
+    """
+    count, width = combinations_MS.shape
+    found: list[Depth] = []
+    of_MS, total = combinations_MS, 0
+    for reach in reaches:
+        if reach is None or total >= width - 1:
+            break
+        total += reach
+        above_MS, neighbours = np.empty_like(of_MS), []
+        first = 0
+        for section in range(width):
+            window = combinations_MS[:, max(0, section - total) : section + total + 1]
+            _, shown_by, which = np.unique(window, axis=0, return_index=True, return_inverse=True)
+            above_MS[:, section] = first + which.reshape(count)
+            first += len(shown_by)
+            beside = range(section - reach, section + reach + 1)
+            nobody = np.full(len(shown_by), -1)
+            neighbours.append(np.stack([of_MS[shown_by, s] if 0 <= s < width else nobody for s in beside], axis=1))
+        found.append(Depth(above_MS, np.concatenate(neighbours)))
+        of_MS = above_MS
+    return found
+
+
+@lru_cache(maxsize=16)
+def chunks(
+    units_infer: int, units_train: int, reaches: tuple[int | None, ...], most: int
+) -> list[tuple[np.ndarray, list[Depth]]]:
+    """All combinations with the features they need, in as few parts as hold at most ``most`` features at any depth.
+
+    A part is never less than one combination. Neighbouring combinations, which share most, stay together; what two parts
+    share is computed for each.
+    """
+    every_MS = combinations(units_infer, units_train)
+    parts = 1
+    while True:
+        split = [(part_MS, depths(part_MS, reaches)) for part_MS in np.array_split(every_MS, parts)]
+        # Beyond the last depth, and where there is none, each combination has features of its own.
+        whole = len(reaches) > 0
+        largest = max(
+            max([len(depth.neighbours_NK) for depth in found], default=0)
+            if len(found) == len(reaches)
+            else part_MS.size * whole
+            for part_MS, found in split
+        )
+        if largest <= most or parts == len(every_MS):
+            return split
+        parts = min(2 * parts, len(every_MS))
