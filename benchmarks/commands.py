@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,9 +56,7 @@ def bench() -> None:
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    default=os.cpu_count() or 1,
-    show_default="one per core",
-    help="Threads, or worker processes, that a route may use.",
+    help="Threads, or worker processes, that a route may use  [default: one per core, at most 8, as in training]",
 )
 @click.option("--gpu/--cpu", default=None, help="Where batches are to be  [default: on the GPU if there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -85,7 +82,7 @@ def data(
     crop: int,
     seconds: float,
     repeats: int,
-    threads: int,
+    threads: int | None,
     gpu: bool | None,
     as_json: bool,
     recipe: str | None,
@@ -104,7 +101,7 @@ def data(
     from benchmarks.comparison import as_json_document, measure
     from benchmarks.contenders import compare_with_rivals, describe, our_loader
     from benchmarks.turns import Work
-    from pipelines import Sampling
+    from pipelines import Sampling, decode_threads
     from preprocess.index import read_dataset
     from preprocess.work_folder import choose_dataset
 
@@ -113,7 +110,9 @@ def data(
     device = _device(gpu)
     dataset = read_dataset(data or choose_dataset())
     sampling = Sampling(units, frames, stride, crop)
-    measured = Work(dataset.root, split, sampling, batch or _BATCH[device], device, threads, seconds)
+    measured = Work(
+        dataset.root, split, sampling, batch or _BATCH[device], device, threads or decode_threads(), seconds
+    )
     chosen = None if recipe is None else _chosen_recipe(recipe, dataset, device, batch)
     about = describe(dataset, measured, repeats)
     if not as_json:

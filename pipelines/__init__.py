@@ -3,7 +3,7 @@
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.crops import SCALES
-from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader
+from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, decode_threads
 from pipelines.samples import Sampling
 from pipelines.shard_store import MappedShards, ShardStore
 
@@ -17,4 +17,5 @@ __all__ = [
     "Sampling",
     "ShardStore",
     "TrainLoader",
+    "decode_threads",
 ]

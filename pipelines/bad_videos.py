@@ -34,8 +34,12 @@ class BadVideos:
     def begin(self, epoch: int) -> None:
         """Say which epoch the samples that come are of."""
         if epoch != self._epoch:
+            self.restart()
             self._epoch = epoch
-            self._in_epoch.clear()
+
+    def restart(self) -> None:
+        """Count from nought again. What was said is not said again."""
+        self._in_epoch.clear()
 
     def add(self, number: int, key: str, why: Exception) -> None:
         """Count sample ``number``, of the video ``key``. Raises DataError if they are too many now."""

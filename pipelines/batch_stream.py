@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pipelines.batch import Batch
 from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
 from pipelines.graph import GraphInput, dali_reason, picture_graph
 from pipelines.in_flight import InFlight
-from pipelines.packets import Damaged, PacketReader, VideoPackets, clip_stream
+from pipelines.packets import Damaged, PacketReader, VideoPackets, Wanted, clip_stream
 from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
@@ -28,6 +29,16 @@ _READERS = 2
 _SWITCH_INTERVAL = 0.0005
 # So many bad videos one behind the other are no accident.
 _MOST_REPLACEMENTS = 100
+
+
+# What DALI says where it is the device that fails, and not what was to be decoded.
+_OF_THE_DEVICE = re.compile(
+    r"out of memory|MemoryAllocation|bad_alloc|CUDA (driver|runtime) API|create video decoder", re.I
+)
+
+
+class _ReadingFailed(Exception):
+    """Why packets could not be read, on its way through DALI, which calls for them."""
 
 
 @dataclass(eq=False)
@@ -69,8 +80,9 @@ class BatchStream:
 
     def run(self, first_step: int) -> Iterator[Batch]:
         """The batches from a step on."""
+        interval = sys.getswitchinterval()
         if self._device.type == "cuda":
-            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
+            sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
         # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
         in_use: deque[tuple[torch.cuda.Event, Batch, Crops]] = deque()
@@ -87,6 +99,7 @@ class BatchStream:
                     yield from self._hand_out(*ready.popleft(), in_use)
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
+                sys.setswitchinterval(interval)
                 # The last batches too: DALI's memory serves every pipeline on the device, not this one alone.
                 if self._device.type == "cuda":
                     torch.cuda.synchronize(self._device)
@@ -132,7 +145,10 @@ class BatchStream:
             if again:
                 batch = again.popleft()
             elif reading:
-                parts = [future.result() for future in reading.popleft()]
+                try:
+                    parts = [future.result() for future in reading.popleft()]
+                except Exception as error:
+                    raise _ReadingFailed from error
                 batch = [loaded for row in zip_longest(*parts) for loaded in row if loaded]
             else:
                 raise StopIteration
@@ -146,9 +162,20 @@ class BatchStream:
                 fault = None if self._codec == "mjpeg" else _misfit(given[0], outputs[0].shape())
             except StopIteration:
                 return
+            except _ReadingFailed as failed:
+                assert failed.__cause__
+                raise failed.__cause__ from None
             except RuntimeError as error:
                 fault = dali_reason(error)
+                if _OF_THE_DEVICE.search(str(error)):
+                    raise DataError(
+                        f"DALI cannot decode {self._codec} on {self._device}: {fault}: use smaller batches if its "
+                        "memory does not suffice, or preprocess for what it decodes"
+                    ) from None
             if fault:
+                # Before the batches are decoded one by one: its memory may be what they need.
+                outputs = None
+                del graph
                 # DALI names nobody, and what it was given besides is lost too.
                 again.extendleft(reversed(self._mended(given, fault)))
                 given.clear()
@@ -160,13 +187,17 @@ class BatchStream:
     def _load(self, places: Sequence[Place]) -> list[_Loaded]:
         """Plan places and read their packets, or those of the first one after each that are whole."""
         loaded = []
-        for place in places:
-            meant = self._samples.sample(place)
+        # All are announced before the first is read: a store that is far away fetches them side by side.
+        planned = [(sample, self._announce(sample)) for sample in map(self._samples.sample, places)]
+        for meant, wanted in planned:
             try:
-                loaded.append(_Loaded(meant, meant, self._reader.read(meant.row, meant.frames)))
+                loaded.append(_Loaded(meant, meant, self._reader.read(wanted)))
             except Damaged as error:
                 loaded.append(self._stand_in(meant, meant, error))
         return loaded
+
+    def _announce(self, sample: Sample) -> Wanted:
+        return self._reader.announce(sample.row, sample.frames)
 
     def _stand_in(self, meant: Sample, bad: Sample, why: Damaged) -> _Loaded:
         """What fills the place of ``meant``: the first sample after ``bad`` whose packets are whole."""
@@ -175,7 +206,7 @@ class BatchStream:
             place = self._samples.instead_of(place)
             sample = self._samples.sample(place)
             try:
-                return _Loaded(meant, sample, self._reader.read(sample.row, sample.frames), why)
+                return _Loaded(meant, sample, self._reader.read(self._announce(sample)), why)
             except Damaged:
                 continue
         raise self._gave_up(why)

@@ -130,7 +130,7 @@ class CropsOfPictures:
         """See Decoding."""
         if self._codec == "mjpeg":
             return (as_pieces(packet for _, packets in batch for packet in packets.packets),)
-        streams = [clip_stream(self._codec, clips) for clips in self._streams(batch)]
+        streams = [clip_stream(self._codec, [batch[at][1] for at in places]) for places in self._streams(batch)]
         return as_pieces(stream for stream, _ in streams), as_pieces(positions for _, positions in streams)
 
     def crops(self, batch: Sequence[Loaded], outputs: tuple[Any, ...]) -> Crops:
@@ -170,12 +170,16 @@ class CropsOfPictures:
             return self._memory.tensor()
         return torch.empty(self._shape, dtype=torch.uint8, device=self._device)
 
-    def _streams(self, batch: Sequence[Loaded]) -> list[list[VideoPackets]]:
-        """The clips of a batch, in order, and which of them lie in one stream."""
-        clips = [packets for _, packets in batch]
-        most = -(-len(clips) // self._most_streams)
+    def _streams(self, batch: Sequence[Loaded]) -> list[list[int]]:
+        """Which clips of a batch, by their places in it, lie in one stream: all of one size."""
+
+        def size(place: int) -> tuple[int, int]:
+            row = batch[place][1].row
+            return row.width, row.height
+
+        most = -(-len(batch) // self._most_streams)
         streams = []
-        for _, group in groupby(clips, lambda clip: (clip.row.width, clip.row.height)):
+        for _, group in groupby(sorted(range(len(batch)), key=size), size):
             of_one_size = list(group)
             streams += [of_one_size[i : i + most] for i in range(0, len(of_one_size), most)]
         return streams
@@ -183,11 +187,11 @@ class CropsOfPictures:
     def _pictures(self, batch: Sequence[Loaded], output: Any) -> list[Tensor]:
         """The decoded pictures of each video, (pictures, H, W, C), in the graph's memory."""
         if self._codec != "mjpeg":
-            decoded = iter(from_dlpack(output[i]) for i in range(len(output)))
-            streams = self._streams(batch)
-            return [
-                clip for clips in streams for clip in next(decoded).split([len(packets.positions) for packets in clips])
-            ]
+            by_place: dict[int, Tensor] = {}
+            for number, places in enumerate(self._streams(batch)):
+                clips = from_dlpack(output[number]).split([len(batch[at][1].positions) for at in places])
+                by_place |= zip(places, clips, strict=True)
+            return [by_place[at] for at in range(len(batch))]
         counts = [len(packets.positions) for _, packets in batch]
         if output.is_dense_tensor():
             return list(from_dlpack(output.as_tensor()).split(counts))

@@ -113,4 +113,4 @@ def _decoded(jpegs: Any, device: torch.device) -> Any:
 def dali_reason(error: RuntimeError) -> str:
     """DALI's own reason of an error, without where in a graph and in its code it arose."""
     told = str(error).partition("encountered:")[2] or str(error)
-    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given")[:200]
+    return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given").rstrip(":")[:200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
-from pipelines.in_flight import plan_in_flight
+from pipelines.in_flight import plan_in_flight, usable_cores
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -152,7 +151,14 @@ class EvalLoader:
         return self._samples.steps_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        # Each time through is a count of its own.
+        self.bad.restart()
         return self._stream.run(0)
+
+
+def decode_threads(processes: int = 1) -> int:
+    """How many threads decode in each of so many processes on this machine: their share of its cores, at most 8."""
+    return max(1, min(_MOST_THREADS, usable_cores() // processes))
 
 
 def _stream(
@@ -182,6 +188,8 @@ def _stream(
         videos=videos,
         resize=resize,
         device=device,
-        threads=threads or min(_MOST_THREADS, len(os.sched_getaffinity(0))),
-        in_flight=plan_in_flight(pictures, size, samples.crops, sampling.crop, device),
+        threads=threads or decode_threads(),
+        in_flight=plan_in_flight(
+            pictures, size, samples.crops, sampling.crop, device, cut_on_gpu=device.type == "cuda" and codec != "mjpeg"
+        ),
     )

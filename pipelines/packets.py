@@ -56,30 +56,49 @@ def needed_packets(packet_back: np.ndarray, frames: Iterable[int]) -> list[int]:
     return sorted(needed)
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """The packets that the frames ``asked`` of a video need: their numbers, and where each lies, as (start, size)."""
+
+    row: VideoRow
+    asked: list[int]
+    needed: list[int]
+    where: list[tuple[int, int]]
+
+
 class PacketReader:
     """Reads the packets of one split's videos. Safe to call from several threads."""
 
     def __init__(self, store: ShardStore, codec: str) -> None:
         self._store, self._codec = store, codec
 
-    def read(self, row: VideoRow, frames: np.ndarray) -> VideoPackets:
-        """What ``frames`` (int64, each 0 to ``row.frames`` - 1, any order) need.
+    def announce(self, row: VideoRow, frames: np.ndarray) -> Wanted:
+        """Begin to fetch what ``frames`` (int64, each 0 to ``row.frames`` - 1, any order) need.
+
+        Raises DataError when the shard cannot be read.
+        """
+        # With lists: of so few numbers NumPy's own functions cost more.
+        asked = frames.tolist()
+        needed = sorted(set(asked))
+        if self._codec != "mjpeg":
+            needed = needed_packets(row.packet_back, needed)
+        at = np.array(needed)
+        starts = row.offset + packet_offsets(self._codec, row.packet_bytes)[at]
+        where = list(zip(starts.tolist(), row.packet_bytes[at].tolist(), strict=True))
+        for start, size in where:
+            self._store.expect(row.shard, start, size)
+        return Wanted(row, asked, needed, where)
+
+    def read(self, wanted: Wanted) -> VideoPackets:
+        """The packets that were announced.
 
         Raises Damaged when a packet's bytes are not those that were written, or have not the form of their codec and
         the row's size; DataError when a shard cannot be read.
         """
-        # With lists: of so few numbers NumPy's own functions cost more.
-        asked = frames.tolist()
-        distinct = sorted(set(asked))
-        needed = distinct if self._codec == "mjpeg" else needed_packets(row.packet_back, distinct)
-        at = np.array(needed)
-        starts = row.offset + packet_offsets(self._codec, row.packet_bytes)[at]
-        sizes, crcs32 = row.packet_bytes[at], row.packet_crc32[at]
-        where = list(zip(starts.tolist(), sizes.tolist(), strict=True))
-        for start, size in where:
-            self._store.expect(row.shard, start, size)
+        row, needed = wanted.row, wanted.needed
         packets = []
-        for frame, (start, size), crc32 in zip(needed, where, crcs32.tolist(), strict=True):
+        for frame, (start, size) in zip(needed, wanted.where, strict=True):
+            crc32 = row.packet_crc32.item(frame)
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
@@ -88,9 +107,10 @@ class PacketReader:
             if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
                 raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
             packets.append(packet)
+        distinct = sorted(set(wanted.asked))
         place = {frame: i for i, frame in enumerate(distinct)}
-        positions = np.arange(len(needed)) if needed is distinct else np.searchsorted(at, distinct)
-        return VideoPackets(row, packets, positions, np.array([place[frame] for frame in asked]))
+        positions = np.arange(len(needed)) if len(needed) == len(distinct) else np.searchsorted(needed, distinct)
+        return VideoPackets(row, packets, positions, np.array([place[frame] for frame in wanted.asked]))
 
     def damaged(self, row: VideoRow, frame: int, start: int, what: str) -> Damaged:
         """What to say of a packet of ``frame`` that begins at byte ``start`` of its shard."""
@@ -166,16 +186,12 @@ def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
 def _jpeg_frames(width: int, height: int) -> tuple[bytes, ...]:
     """What a JPEG says of its frame: the length of that, 8 bits, size, and three components.
 
-    Each has its number, its sampling factors and its quantisation table. As ffmpeg writes them: chroma at half width
-    and height, at half width, or at full size.
+    Each has its number, its sampling factors and its quantisation table. As the preprocessor writes them: chroma at
+    half width and height.
     """
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     chroma = b"\x02\x11%c\x03\x11%c"
-    return tuple(
-        b"\x00\x11\x08" + size + b"\x03\x01" + factors + b"\x00" + chroma % (table, table)
-        for factors in (b"\x22", b"\x21", b"\x11")
-        for table in (0, 1)
-    )
+    return tuple(b"\x00\x11\x08" + size + b"\x03\x01\x22\x00" + chroma % (table, table) for table in (0, 1))
 
 
 assert _IVF_HEADER.size == IVF_HEADER and struct.calcsize("<IQ") == IVF_PACKET_HEADER

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import weakref
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Those of the list, of the loop, and of getrefcount's own argument.
-_REFERENCES_OF_OURS = 3
+# Of what came back: a user who held many batches at once gives the rest of their memory back to the system.
+_MOST_FREE = 16
 
 
 class PictureMemory:
@@ -21,13 +21,16 @@ class PictureMemory:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._arrays: list[np.ndarray] = []
+        self._free: list[np.ndarray] = []
 
     def tensor(self) -> Tensor:
-        """A tensor of any content. It is given out again once it and every view of it are gone."""
-        for array in self._arrays:
-            # A tensor holds a reference to the array that it was made of, as long as anything holds its memory.
-            if sys.getrefcount(array) == _REFERENCES_OF_OURS:
-                return torch.from_numpy(array)
-        self._arrays.append(np.empty(self._shape, np.uint8))
-        return torch.from_numpy(self._arrays[-1])
+        """A tensor of any content. Its memory is given out again once it and every view of it are gone."""
+        array = self._free.pop() if self._free else np.empty(self._shape, np.uint8)
+        # The tensor holds this view, as long as anything holds the tensor's memory.
+        lent = array.view()
+        weakref.finalize(lent, self._take_back, array).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, array: np.ndarray) -> None:
+        if len(self._free) < _MOST_FREE:
+            self._free.append(array)

@@ -187,9 +187,11 @@ class EvalSamples:
         rank: int,
         ranks: int,
     ) -> None:
-        """Open a split. Raises DataError if there is none, ValueError if ``ranks`` do not divide the batch."""
+        """Open a split. Raises DataError if it is missing or empty, ValueError if ``ranks`` do not divide the batch."""
         rank_share(global_batch, ranks)
         self.index = dataset.split(split)
+        if not len(self.index):
+            raise DataError(f"the split '{split}' of {dataset.root} holds no video")
         self._taken = _Taken(self.index, sampling)
         self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks

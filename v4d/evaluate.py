@@ -103,8 +103,6 @@ def evaluate(
     )  # type: ignore[call-overload]
     take = recipe.data.test_sampling(units_infer)
     loader = EvalLoader(dataset, split, take, global_batch=batch, device=device, max_bad=max_bad)
-    if not len(loader.index):
-        raise DataError(f"the split '{split}' of {dataset.root} holds no video")
 
     out.mkdir(parents=True, exist_ok=True)
     top_k = min(5, model.num_classes)

@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pipelines import decode_threads
 from preprocess.errors import Interrupted, UsageError, V4dError
 
 # torchrun and the launcher below set it. RANK alone may be a job system's, of another meaning.
@@ -38,8 +39,8 @@ class Place:
 
     @property
     def decode_threads(self) -> int:
-        """Threads that DALI gets here: this process's share of the machine's cores, at most 8."""
-        return max(1, min(8, (os.cpu_count() or 1) // self.ranks_here))
+        """Threads that DALI gets here."""
+        return decode_threads(self.ranks_here)
 
 
 def choose_gpus(asked: int | None) -> int:

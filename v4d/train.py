@@ -28,6 +28,7 @@ from v4d.step import build, train_step
 from v4d.training_log import TrainingLog, left_out_before
 
 _STEPS_BETWEEN_SYNCS = 10
+_SECONDS_TO_SPEAK = 30
 
 
 class TrainingError(V4dError):
@@ -118,6 +119,8 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     validation = _validation_loader(recipe, dataset, place, share, max_bad)
     if not validation:
         console.print("there is no validation split: accuracy is that of training alone")
+    most = loader.memory_bound + (validation.memory_bound if validation else 0)
+    console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
     left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
 
     with (
@@ -209,6 +212,8 @@ def _check(bad: BadVideos, left_out: int, place: Place) -> None:
         last = [""] * place.ranks
         dist.all_gather_object(last, bad.last)
         if not place.is_main:
+            # The launcher ends all when the first one ends, and the main process has still to say why.
+            time.sleep(_SECONDS_TO_SPEAK)
             raise SystemExit(DataError.exit_code)
     bad.check(left_out, next(filter(None, last), ""))
 

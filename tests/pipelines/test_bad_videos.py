@@ -118,6 +118,23 @@ def test_a_rank_leaves_the_limit_to_who_knows_the_sum(sound, tmp_path):
         loaders[0].bad.check(total, loaders[0].bad.last)
 
 
+def test_each_time_through_a_split_is_counted_by_itself(sound, tmp_path, caplog):
+    damaged = copied(sound, tmp_path / "damaged")
+    flip_bits(damaged, "val", 0.05, 2)
+    loader = EvalLoader(damaged, "val", TAKE, global_batch=2, device=CPU, max_bad=1.0)
+    counts = []
+    for _ in range(3):
+        list(loader)
+        counts.append(loader.bad.in_epoch)
+    assert counts[0] > 0 and counts == counts[:1] * 3
+    # What is mended meanwhile does not count any more.
+    for name in ("shard-00000.tar", "shard-00001.tar", "shard-00002.tar"):
+        (damaged.root / "val" / name).write_bytes((sound.root / "val" / name).read_bytes())
+    list(EvalLoader(damaged, "val", TAKE, global_batch=2, device=CPU, max_bad=0.0))
+    list(loader)
+    assert loader.bad.in_epoch == 0
+
+
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_nothing_is_sound(sound, tmp_path, train):
     damaged = copied(sound, tmp_path / "damaged")

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import Pipeline, fn, types
 
-from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader
+from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader, batch_stream
 from pipelines.crop_pictures import cut_crop
+from pipelines.decoding import CropsOfPictures
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, TrainSamples
 from preprocess.datasets.folder import list_folder
@@ -109,6 +110,32 @@ def test_batches_are_the_crops_of_whole_videos(make, kind, take, seed, batch, tr
     assert len(seen) == len(VIDEOS) + len(FRAMES_OF_NOISE)
 
 
+@pytest.mark.parametrize("streams", [1, 3])
+def test_clips_of_several_sizes_lie_in_few_streams(make, monkeypatch, streams):
+    """As they do on a GPU; here on the CPU."""
+    data = make("vp9 in layers, GOP 8", **KINDS["vp9 in layers, GOP 8"])
+    counts = []
+
+    class InFewStreams(CropsOfPictures):
+        def inputs(self, batch):
+            self._most_streams = streams
+            given = super().inputs(batch)
+            counts.append(len(given[0]))
+            return given
+
+    def batches():
+        take = Sampling(3, 2, 5, 40)
+        return islice(TrainLoader(data, "train", take, global_batch=7, seed=3, device=CPU), 6)
+
+    apart = list(batches())
+    monkeypatch.setattr(batch_stream, "CropsOfPictures", InFewStreams)
+    for together, wanted in zip(batches(), apart, strict=True):
+        assert together.keys == wanted.keys
+        assert torch.equal(together.x, wanted.x)
+    # The videos are of two sizes.
+    assert set(counts) <= set(range(1, streams + 2))
+
+
 def decoded_by_pyav(packets):
     """H.264 packets as their pictures, Y, Cb and Cr one below the other."""
     decoder = av.CodecContext.create("h264", "r")
@@ -131,7 +158,7 @@ def test_needed_packets_of_h264_decode_to_the_frames_of_whole_videos(make, gop):
         wanted = decoded_by_pyav(whole)
         for _ in range(12):
             frames = draw.integers(0, row.frames, draw.integers(1, 17))
-            clip = reader.read(row, frames)
+            clip = reader.read(reader.announce(row, frames))
             found = decoded_by_pyav([bytes(packet) for packet in clip.packets])
             assert np.array_equal(found[clip.positions[clip.take]], wanted[frames]), (row.key, frames)
             assert gop > 1 or len(clip.packets) == len(set(frames.tolist()))

@@ -32,7 +32,7 @@ def samples_of(dataset, take, epochs=3):
 
 def decoded_and_used(dataset, take):
     reader = PacketReader(CountingShards(dataset.root / "train"), dataset.codec)
-    read = [reader.read(sample.row, sample.frames) for sample in samples_of(dataset, take)]
+    read = [reader.read(reader.announce(sample.row, sample.frames)) for sample in samples_of(dataset, take)]
     return sum(len(video.packets) for video in read), sum(len(video.positions) for video in read)
 
 
@@ -69,7 +69,9 @@ def test_the_loader_reads_the_packets_of_the_frames_it_uses_alone(gop_8):
     reader = PacketReader(CountingShards(gop_8.root / "train"), "vp9")
     for place, row in enumerate(batch.rows_B.tolist()):
         sample = next(sample for sample in samples_of(gop_8, TAKE, 1) if sample.row_number == row)
-        assert reader.read(sample.row, sample.frames).positions.tolist() == list(range(len(set(sample.frames))))
+        assert reader.read(reader.announce(sample.row, sample.frames)).positions.tolist() == list(
+            range(len(set(sample.frames)))
+        )
         pictures = batch.x[4 * place : 4 * place + 4].permute(0, 2, 1, 3, 4).reshape(16, -1)
         _, as_first = np.unique(sample.frames, return_inverse=True)
         # Places of one frame show the same, and of two frames not.

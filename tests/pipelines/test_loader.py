@@ -17,6 +17,7 @@ from pipelines.randomness import Purpose, uniform
 from pipelines.sampling import centred_units, random_units
 from preprocess.errors import DataError
 from preprocess.index import read_dataset, shard_name
+from tests.pipelines.synthetic import index_alone
 
 CPU = torch.device("cpu")
 # Colour conversion: the inverse DCTs of PyAV and DALI may differ by one level in Y, Cb and Cr; 1 + 1.772 rounds to 3.
@@ -48,7 +49,7 @@ def decoded_by_pyav(packet):
 
 def decoded(reader, row, frames):
     """Frames of a video of JPEGs, (F, H, W, 3) float, by PyAV."""
-    read = reader.read(row, frames)
+    read = reader.read(reader.announce(row, frames))
     return np.stack([decoded_by_pyav(packet) for packet in read.packets])[read.take]
 
 
@@ -240,6 +241,14 @@ def test_a_missing_shard_is_named(dataset, tmp_path):
 def test_a_missing_split_is_named(dataset):
     with pytest.raises(DataError, match="no split 'test': it has train, val"):
         EvalLoader(dataset, "test", Sampling(1, 1, 1, 64), global_batch=2, device=CPU)
+
+
+def test_an_empty_split_is_named(tmp_path):
+    data = index_alone(tmp_path, [])
+    for make in (TrainLoader, EvalLoader):
+        more = {"seed": 0} if make is TrainLoader else {}
+        with pytest.raises(DataError, match=r"the split 'train' of .* holds no video"):
+            make(data, "train", Sampling(1, 1, 1, 64), global_batch=2, device=CPU, **more)
 
 
 def test_ranks_must_divide_the_batch(dataset):

@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
+from pipelines import Sampling, TrainLoader
 from pipelines.packets import PacketReader
 from pipelines.shard_store import MappedShards
 from preprocess.index import shard_name
+from tests.pipelines.broken import copied, rewrite_packets
 
 
 class NotingShards(MappedShards):
@@ -33,7 +37,8 @@ def test_all_packets_are_announced_before_the_first_is_read(preprocessed, codec)
     data = preprocessed("80x64", codec=codec)
     row = next(row for row in data.split("train") if row.frames > 17)
     store = NotingShards(data.root / "train")
-    PacketReader(store, codec).read(row, np.array([9, 1, 17]))
+    reader = PacketReader(store, codec)
+    reader.read(reader.announce(row, np.array([9, 1, 17])))
     half = len(store.noted) // 2
     assert half >= 3
     assert {what for what, _ in store.noted[:half]} == {"expect"}
@@ -79,3 +84,49 @@ def test_what_is_not_used_is_not_read_from_the_disk(tmp_path):
         pytest.skip("this folder lies in memory")
     # A page or two for each, and what belongs to Python itself.
     assert read < places * 3 * 4096 + (4 << 20)
+
+
+def test_a_batch_is_announced_before_it_is_read(preprocessed):
+    """At least half of it: two threads read a part of a batch each."""
+    data = preprocessed("80x64")
+    store, take = NotingShards(data.root / "train"), Sampling(2, 2, 2, 32)
+    next(iter(TrainLoader(data, "train", take, global_batch=8, seed=0, device=torch.device("cpu"), store=store)))
+    first_read = next(i for i, (what, _) in enumerate(store.noted) if what == "read")
+    # Of four videos, with two or more different frames each.
+    assert first_read >= 8
+
+
+class FailingShards(MappedShards):
+    """Shards of which one read fails."""
+
+    def __init__(self, split_root, at, error):
+        super().__init__(split_root)
+        self.left, self.error = at, error
+
+    def read(self, *where):
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return super().read(*where)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the pool is closed"), StopIteration(), KeyError("token"), OSError("no")]
+)
+@pytest.mark.parametrize("broken", [False, True], ids=["sound", "one does not decode"])
+def test_what_a_store_raises_ends_the_run(preprocessed, tmp_path, error, broken):
+    """It is neither taken for a fault of a video, nor for the end; and no batch is lost."""
+    data = preprocessed("80x64", codec="vp9", gop=8)
+    if broken:
+        data = copied(data, tmp_path / "broken")
+        packets = [(number, 0) for number, row in enumerate(data.split("train")) if row.frames > 60]
+        rewrite_packets(data, "train", packets, lambda packet: packet[:9] + bytes(len(packet) - 9))
+    more = {"global_batch": 2, "seed": 0, "device": torch.device("cpu"), "max_bad": 1.0}
+    take, steps = Sampling(2, 2, 2, 32), 8
+    whole = [batch.rows_B.tolist() for batch in islice(TrainLoader(data, "train", take, **more), steps)]
+    store, given = FailingShards(data.root / "train", 90, error), []
+    # Python makes a RuntimeError of a StopIteration that ends a generator.
+    with pytest.raises(RuntimeError if isinstance(error, StopIteration) else type(error)):
+        for batch in TrainLoader(data, "train", take, store=store, **more):
+            given.append(batch.rows_B.tolist())
+    assert given == whole[: len(given)]

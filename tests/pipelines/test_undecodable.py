@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipelines import batch_stream
+from pipelines.decoding import CropsOfPictures
 from pipelines.graph import picture_graph
 from pipelines.packets import PacketReader, is_jpeg
 from pipelines.shard_store import MappedShards
@@ -124,6 +126,33 @@ def test_nothing_decodes(jpegs, streams, tmp_path, codec):
         loaded(broken, "val", train=False)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA driver API error CUDA_ERROR_OUT_OF_MEMORY (2):\nout of memory",
+        "Error in MIXED operator `nvidia.dali.fn.decoders.video`, encountered:\n\nFailed to create video decoder\n",
+    ],
+)
+def test_a_device_that_fails_is_not_taken_for_bad_videos(streams, monkeypatch, said):
+    class Failing(CropsOfPictures):
+        def graph(self, source):
+            graph = super().graph(source)
+
+            class Graph:
+                def run(self):
+                    graph.run()
+                    raise RuntimeError(said)
+
+            return Graph()
+
+    monkeypatch.setattr(batch_stream, "CropsOfPictures", Failing)
+    with pytest.raises(
+        DataError, match=r"DALI cannot decode vp9 on cpu: .*(OUT_OF_MEMORY|create video decoder)"
+    ) as error:
+        loaded(streams, "train", train=True)
+    assert "\n" not in str(error.value)
+
+
 MUTATIONS = 160
 
 
@@ -191,7 +220,7 @@ def test_what_has_a_jpegs_form_never_ends_the_process(jpegs):
     index = jpegs.split("train")
     reader = PacketReader(MappedShards(jpegs.root / "train"), "mjpeg")
     rows = [row for row in index if row.frames > 8]
-    packets = [packet.copy() for row in rows for packet in reader.read(row, np.arange(3)).packets]
+    packets = [packet.copy() for row in rows for packet in reader.read(reader.announce(row, np.arange(3))).packets]
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     size = (rows[0].width, rows[0].height)

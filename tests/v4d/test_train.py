@@ -70,6 +70,7 @@ def test_a_run_killed_three_times_is_the_run_that_was_not(dataset, tmp_path):
         assert process.wait() == -signal.SIGKILL
     done = subprocess.run(command(dataset, killed), check=True, env=environment, capture_output=True)
     assert b"going on at step" in done.stdout
+    assert re.search(rb"batches on their way: at most \d+ MB on cpu, in each process", done.stdout)
     assert losses(killed) == losses(whole)
     assert [step for step, *_ in losses(whole)] == list(range(30))
     ends = [load_checkpoint(run / LAST) for run in (whole, killed)]
