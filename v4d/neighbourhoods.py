@@ -24,8 +24,8 @@ class Depth:
     """The features above one block that relates units.
 
     ``of_MS`` (int64) says which of them is that of each combination's unit. ``neighbours_NK`` (int64) says which
-    features below the block each is made of, from the section ``reach`` to the left to that to the right, -1 where there
-    is no such section.
+    features below the block each is made of, from the section ``reach`` to the left to that to the right, -1 where
+    there is no such section.
     """
 
     of_MS: np.ndarray
@@ -33,16 +33,19 @@ class Depth:
 
 
 def sections(units_infer: int, units_train: int) -> list[range]:
-    """The units of each section: ``units_train`` sections of near-equal size, symmetric where that is possible.
+    """The units of each section, which are those whose centres lie in it: sections of near-equal size.
 
-    10 units make four sections of 2, 3, 3 and 2. Raises UsageError if there are fewer units than sections.
+    Sections are equal parts of the video, each without its end, as in sampling. Centres of 10 units lie 0.2, 0.6, 1.0,
+    1.4 ... fourths into it, so four sections hold 2, 3, 2 and 3. Raises UsageError if there are fewer units than
+    sections.
     """
     if units_infer < units_train:
         raise UsageError(
             f"--u-infer {units_infer} is below the {units_train} units that the network was trained on: "
             f"use {units_train} or more"
         )
-    bounds = [round(i * units_infer / units_train) for i in range(units_train + 1)]
+    # The first unit with 2·unit + 1 >= 2·section·units_infer / units_train.
+    bounds = [-(-(2 * i * units_infer - units_train) // (2 * units_train)) for i in range(units_train + 1)]
     return [range(low, high) for low, high in itertools.pairwise(bounds)]
 
 
@@ -86,8 +89,8 @@ def chunks(
 ) -> list[tuple[np.ndarray, list[Depth]]]:
     """All combinations with the features they need, in as few parts as hold at most ``most`` features at any depth.
 
-    A part is never less than one combination. Neighbouring combinations, which share most, stay together; what two parts
-    share is computed for each.
+    A part is never less than one combination. Neighbouring combinations, which share most, stay together; what two
+    parts share is computed for each.
     """
     every_MS = combinations(units_infer, units_train)
     parts = 1

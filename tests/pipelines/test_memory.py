@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.loader_memory import memory_over
 from pipelines import Sampling
-from tests.pipelines.broken import copied, flip_bits
+from tests.pipelines.broken import copied, flip_bits, rewrite_packets
 
 BATCHES = 10_000
 # The first thousands fill what is kept: the allocator's pages, the index's columns, the order of two epochs.

@@ -1,6 +1,7 @@
 """Sections, combinations, and which unit features of them differ, against an enumeration."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from v4d.neighbourhoods import chunks, combinations, depths, sections
 
 
 def test_ten_units_make_36_combinations():
-    assert [len(s) for s in sections(10, 4)] == [2, 3, 3, 2]
+    assert [len(s) for s in sections(10, 4)] == [2, 3, 2, 3]
     assert len(combinations(10, 4)) == 36
 
 
@@ -23,6 +24,10 @@ def test_sections_cover_all_units_evenly(infer, train):
     sizes = [len(s) for s in found]
     assert max(sizes) - min(sizes) <= 1
     assert len(sizes) == train
+    for number, section in enumerate(found):
+        for unit in section:
+            centre = Fraction(2 * unit + 1, 2 * infer)
+            assert Fraction(number, train) <= centre < Fraction(number + 1, train)
 
 
 def test_combinations_are_the_product_of_the_sections():

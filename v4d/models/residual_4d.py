@@ -25,7 +25,7 @@ class Residual4dBlock(InterUnitBlock):
     ) -> None:
         """Raises ValueError if an extent of ``kernel`` is even."""
         super().__init__()
-        self.reach = kernel[0] // 2
+        self.reach: int = kernel[0] // 2
         self.activation = activation
         self.conv = Conv4d(channels, channels, kernel)
         self.norm = nn.BatchNorm3d(channels)

@@ -34,7 +34,7 @@ def units_as_batch(y_BCUTS: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def taken(x_NCTHW: Tensor, numbers_M: Tensor) -> Tensor:
-    """Units by their numbers, (M, C, T, H, W); a channels_last_3d input stays one. ``numbers_M`` (int64) on any device."""
+    """Units by their numbers (int64, on any device), (M, C, T, H, W); a channels_last_3d input stays one."""
     taken_MTHWC = x_NCTHW.permute(0, 2, 3, 4, 1).index_select(0, numbers_M.to(x_NCTHW.device))
     return taken_MTHWC.permute(0, 4, 1, 2, 3)
 
