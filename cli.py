@@ -22,6 +22,7 @@ from benchmarks.commands import bench
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
+from v4d.models.commands import models
 
 if TYPE_CHECKING:
     from preprocess.verify import Verified
@@ -58,6 +59,7 @@ def main(debug: bool) -> None:
 
 
 main.add_command(preprocess)
+main.add_command(models)
 main.add_command(bench)
 
 _DATASET = click.argument("data", type=_PATH, required=False)

@@ -93,6 +93,12 @@ def test_ambiguous_choices_are_listed(work):
         (["preprocess", "folder", "--resize", "320"], 2, "resize '320' is none of WxH, short:N and none"),
         (["preprocess", "folder", "--quality", "1"], 2, "quality 1 is not from 2 (best) to 31, as mjpeg has"),
         (["preprocess", "folder", "--val-fraction", "nan"], 2, "nan is no share from 0 to 1"),
+        (
+            ["models", "v4d_resnet19"],
+            2,
+            "no model matches 'v4d_resnet19' (did you mean 'v4d_resnet18'?)",
+        ),
+        (["models", "--crop", "8"], 2, "8 is not in the range"),
         (["train", "--gpus", "-1"], 2, "-1 is not in the range"),
         (["trian"], 2, "No such command 'trian'"),
     ],
@@ -102,13 +108,27 @@ def test_a_mistake_gets_one_clear_line(arguments, code, says, tmp_path, monkeypa
     assert says in v4d(*arguments, code=code).replace("\n", " ")
 
 
+def test_models_shows_what_they_cost():
+    said = v4d("models", "*resnet18", "--classes", "1000", "--units", "4")
+    rows = {line.split()[0]: line for line in said.splitlines() if "resnet18" in line}
+    assert list(rows) == ["i3d_s_resnet18", "tsn_resnet18", "v4d_resnet18"]
+    for figure in ("4 x 4", "224", "33.1 M", "58.6 G", "58.8 G"):
+        assert figure in rows["v4d_resnet18"]
+    (row,) = json.loads(v4d("models", "v4d_resnet50", "--frames", "2", "--crop", "112", "--json"))
+    assert (row["name"], row["units"], row["frames"], row["crop"]) == ("v4d_resnet50", 4, 2, 112)
+    assert row["parameters"] > 40e6
+    assert row["with_norms_and_activations"] > row["multiply_adds"] > 10e9
+
+
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["--debug", "train", "--data", "nowhere", "--gpus", "0"])
     assert type(result.exception).__name__ == "DataError"
 
 
-@pytest.mark.parametrize("command", [[], ["preprocess"], ["preprocess", "folder"], ["train"], ["eval"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["preprocess"], ["preprocess", "folder"], ["train"], ["eval"], ["models"], ["demo"]]
+)
 def test_every_command_explains_itself(command):
     said = v4d(*command, "--help")
     assert "Usage:" in said

@@ -1,13 +1,35 @@
-"""Networks, training and evaluation."""
+"""Networks, training and evaluation.
 
-from v4d.models.cast import Cast4d, cast_to_4d
-from v4d.models.conv4d import Conv4d, conv4d
-from v4d.models.generalized_nonlocal import CompactGeneralizedNonLocalBlock
-from v4d.models.network import V4D
-from v4d.models.nonlocal_block import NonLocalBlock
-from v4d.models.registry import create_model, list_models
-from v4d.models.residual_4d import Residual4dBlock
-from v4d.models.units import InterUnitBlock
+The names below are loaded when they are first used: the command line imports this package, and its short commands
+should not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from v4d.models.cast import Cast4d, cast_to_4d
+    from v4d.models.conv4d import Conv4d, conv4d
+    from v4d.models.generalized_nonlocal import CompactGeneralizedNonLocalBlock
+    from v4d.models.network import V4D
+    from v4d.models.nonlocal_block import NonLocalBlock
+    from v4d.models.registry import create_model, list_models
+    from v4d.models.residual_4d import Residual4dBlock
+    from v4d.models.units import InterUnitBlock
+
+_HOMES = {
+    "V4D": "v4d.models.network",
+    "Cast4d": "v4d.models.cast",
+    "CompactGeneralizedNonLocalBlock": "v4d.models.generalized_nonlocal",
+    "Conv4d": "v4d.models.conv4d",
+    "InterUnitBlock": "v4d.models.units",
+    "NonLocalBlock": "v4d.models.nonlocal_block",
+    "Residual4dBlock": "v4d.models.residual_4d",
+    "cast_to_4d": "v4d.models.cast",
+    "conv4d": "v4d.models.conv4d",
+    "create_model": "v4d.models.registry",
+    "list_models": "v4d.models.registry",
+}
 
 __all__ = [
     "V4D",
@@ -22,3 +44,13 @@ __all__ = [
     "create_model",
     "list_models",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'v4d' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

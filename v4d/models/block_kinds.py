@@ -14,11 +14,11 @@ BlockKind = Literal["conv4d", "nonlocal", "cgnl"]
 
 
 def make_block(
-    kind: BlockKind, channels: int, kernel: Kernel4d, norm_init: float, activation: bool = True
+    kind: BlockKind, channels: int, kernel: Kernel4d, norm_init: float, *, norm: bool = True, activation: bool = True
 ) -> InterUnitBlock:
-    """A fresh block for ``channels``. ``kernel`` and ``activation`` are for "conv4d" only."""
+    """A fresh block for ``channels``. ``kernel``, ``norm`` and ``activation`` are for "conv4d" only."""
     if kind == "conv4d":
-        return Residual4dBlock(channels, kernel, norm_init, activation=activation)
+        return Residual4dBlock(channels, kernel, norm_init, norm=norm, activation=activation)
     if kind == "nonlocal":
         return NonLocalBlock(channels, norm_init)
     return CompactGeneralizedNonLocalBlock(channels, norm_init)

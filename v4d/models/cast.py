@@ -94,7 +94,7 @@ def cast_to_4d(
     outputs = _outputs(model, names, num_units, input_size)
     blocks = {}
     for name in names:
-        found = make_block(block, outputs[name].shape[1], kernel, norm_init, activation)
+        found = make_block(block, outputs[name].shape[1], kernel, norm_init, activation=activation)
         blocks[name] = found.to(outputs[name].device, outputs[name].dtype)
     return Cast4d(model, blocks, num_units)
 

@@ -14,22 +14,32 @@ from v4d.models.units import InterUnitBlock, taken
 
 
 class Residual4dBlock(InterUnitBlock):
-    """Y = ReLU(X + BN(conv4d(X))), or Y = X + BN(conv4d(X)) without ``activation``, which is the paper's formula.
+    """Y = ReLU(X + BN(conv4d(X))); without ``activation`` Y = X + BN(conv4d(X)), which is the paper's formula.
 
     With ``norm_init``, where BN's weight starts, at 0 a fresh block is the identity: with the activation on the
-    non-negative output of a residual block, without it on any input.
+    non-negative output of a residual block, without it on any input. Without ``norm`` there is no BN, and the
+    convolution's weight starts at 0 to the same end.
     """
 
     def __init__(
-        self, channels: int, kernel: Kernel4d = (3, 3, 1, 1), norm_init: float = 0.0, *, activation: bool = True
+        self,
+        channels: int,
+        kernel: Kernel4d = (3, 3, 1, 1),
+        norm_init: float = 0.0,
+        *,
+        norm: bool = True,
+        activation: bool = True,
     ) -> None:
         """Raises ValueError if an extent of ``kernel`` is even."""
         super().__init__()
         self.reach: int = kernel[0] // 2
         self.activation = activation
         self.conv = Conv4d(channels, channels, kernel)
-        self.norm = nn.BatchNorm3d(channels)
-        nn.init.constant_(self.norm.weight, norm_init)
+        self.norm = nn.BatchNorm3d(channels) if norm else None
+        if self.norm is None:
+            nn.init.zeros_(self.conv.weight)
+        else:
+            nn.init.constant_(self.norm.weight, norm_init)
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
         return self._joined(x_NCTHW, self.conv(x_NCTHW, units))
@@ -49,5 +59,6 @@ class Residual4dBlock(InterUnitBlock):
         return self.conv.weight[:, :, place : place + 1]
 
     def _joined(self, x_NCTHW: Tensor, y_NCTHW: Tensor) -> Tensor:
-        y_NCTHW = x_NCTHW + self.norm(y_NCTHW)
-        return F.relu(y_NCTHW) if self.activation else y_NCTHW
+        if self.norm is not None:
+            y_NCTHW = self.norm(y_NCTHW)
+        return F.relu(x_NCTHW + y_NCTHW) if self.activation else x_NCTHW + y_NCTHW

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from preprocess.errors import UsageError
@@ -54,7 +55,6 @@ def model_costs(
 def _cost(name: str, classes: int, units: int, frames: int, crop: int) -> ModelCost:
     known = registered(name)
     model, x_NCTHW = on_meta(known.model, classes, units, frames, crop)
-    # The normalisation of pixels is no part of the network that the paper counts.
     needed = count_multiply_adds(lambda: model(x_NCTHW, units))
     return ModelCost(
         name=name,
@@ -71,10 +71,13 @@ def _cost(name: str, classes: int, units: int, frames: int, crop: int) -> ModelC
 
 def as_table(costs: list[ModelCost]) -> Table:
     """The costs as ``v4d models`` prints them."""
-    table = Table(title=f"one video, one crop, {costs[0].classes} classes")
-    table.add_column("model")
-    for column in ("units x frames", "crop", "parameters", "multiply-adds", "with norms and activations"):
-        table.add_column(column, justify="right")
+    # Without lines between columns it fits 80 letters.
+    table = Table(
+        title=f"one video, one crop, {costs[0].classes} classes", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("model", no_wrap=True)
+    for column in ("units x\nframes", "crop", "para-\nmeters", "multiply-\nadds", "with norms\nand ReLUs"):
+        table.add_column(column, justify="right", no_wrap=True)
     for cost in costs:
         table.add_row(
             cost.name,

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from v4d.models.conv4d import Conv4d, conv4d
 from v4d.models.units import units_as_batch, units_as_depth
 
-KERNELS = [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (1, 1, 1, 1), (5, 3, 1, 1), (1, 3, 3, 1), (3, 1, 1, 3)]
+KERNELS = [
+    (3, 1, 1, 1),
+    (3, 3, 1, 1),
+    (3, 3, 3, 3),
+    (1, 1, 1, 1),
+    (5, 3, 1, 1),
+    (1, 3, 3, 1),
+    (3, 1, 1, 3),
+    (1, 3, 3, 3),
+    (5, 5, 3, 3),
+]
 
 
 def by_the_paper(x_NCTHW, weight, units):
@@ -35,11 +45,13 @@ def test_equals_the_paper(kernel, units, layout):
     torch.testing.assert_close(conv4d(x, weight, units).double(), by_the_paper(x, weight, units), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3)])
-def test_gradients(kernel):
-    x = torch.randn(4, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("units", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (1, 3, 3, 3), (5, 1, 1, 1)])
+def test_gradients(kernel, units):
+    torch.manual_seed(0)
+    x = torch.randn(2 * units, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 2, *kernel, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: conv4d(x, w, 2), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: conv4d(x, w, units), (x, weight))
 
 
 def test_the_views_copy_nothing():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from v4d.models.conv4d import conv4d
 from v4d.models.generalized_nonlocal import CompactGeneralizedNonLocalBlock
 from v4d.models.nonlocal_block import NonLocalBlock
 from v4d.models.residual_4d import Residual4dBlock
@@ -57,6 +58,21 @@ def test_a_fresh_4d_block_with_activation_is_the_identity_on_what_a_relu_gives()
     x = features().relu()
     assert torch.equal(Residual4dBlock(CHANNELS)(x, 3), x)
     assert not torch.equal(Residual4dBlock(CHANNELS)(features(), 3), features())
+
+
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_4d_block_equals_its_formula(norm, activation):
+    block, x = Residual4dBlock(CHANNELS, norm=norm, activation=activation).eval(), features().relu()
+    assert torch.equal(block(x, 3), x)
+    torch.nn.init.normal_(block.conv.weight)
+    expected = conv4d(x, block.conv.weight, 3)
+    if norm:
+        torch.nn.init.normal_(block.norm.weight)
+        expected = expected * block.norm.weight[:, None, None, None] / (1 + block.norm.eps) ** 0.5
+    expected = x + expected
+    assert expected.min() < 0
+    torch.testing.assert_close(block(x, 3), expected.relu() if activation else expected, rtol=1e-4, atol=1e-4)
 
 
 @LAYOUTS

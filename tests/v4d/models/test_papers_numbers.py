@@ -37,10 +37,11 @@ def test_multiply_adds_by_hand():
         torch.nn.Flatten(),
         torch.nn.Linear(4 * 2 * 3 * 3, 5),
     ).eval()
-    counted = count_multiply_adds(lambda: model(torch.zeros(1, 3, 2, 6, 6)))
-    full, pooled = 4 * 2 * 6 * 6, 4 * 2 * 3 * 3
-    assert counted.products == full * 3 * 27 + pooled * 5
-    assert counted.elementwise == full * (2 + 1) + pooled * (4 + 2)
+    x = torch.zeros(1, 3, 2, 6, 6)
+    counted = count_multiply_adds(lambda: model(x + x).relu_().add_(1))
+    pixels, full, pooled, scores = x.numel(), 4 * 2 * 6 * 6, 4 * 2 * 3 * 3, 5
+    assert counted.products == full * 3 * 27 + pooled * scores
+    assert counted.elementwise == pixels + full * (2 + 1) + pooled * (4 + 2) + scores * 2
 
 
 # The ends of the stages at 224×224; T stays as it is.
