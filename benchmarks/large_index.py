@@ -111,7 +111,16 @@ def main() -> None:
             began = time.perf_counter()
             write_index(path, parts(args.videos, args.packets), {"split": "train"})
             print(f"written in {time.perf_counter() - began:.0f} s, {resident()['all']:.0f} MB of memory")
-        command = [sys.executable, "-m", "benchmarks.large_index", "--only-read", "--file", str(path), "--rows", str(args.rows)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.large_index",
+            "--only-read",
+            "--file",
+            str(path),
+            "--rows",
+            str(args.rows),
+        ]
         subprocess.run(command, check=True)
 
 

@@ -80,17 +80,24 @@ class Conv4d(nn.Module):
 
 
 class Residual4dBlock(nn.Module):
-    """Y = ReLU(X + BN(conv4d(X))) (section 3.2).
+    """Y = ReLU(X + BN(conv4d(X))) (section 3.2), or Y = X + conv4d(X) without ``norm``.
 
     With ``norm_init``, where BN's weight starts, at 0 a fresh block is the identity on the non-negative output of a
-    residual block, and a fresh V4D network is TSN on its 3D network.
+    residual block, and a fresh V4D network is TSN on its 3D network. Without ``norm`` the convolution's weight starts
+    at 0 to the same end.
     """
 
-    def __init__(self, channels: int, kernel: Kernel4d, norm_init: float = 0.0) -> None:
+    def __init__(self, channels: int, kernel: Kernel4d, norm_init: float = 0.0, norm: bool = True) -> None:
         super().__init__()
         self.conv = Conv4d(channels, channels, kernel)
-        self.norm = nn.BatchNorm3d(channels)
-        nn.init.constant_(self.norm.weight, norm_init)
+        self.norm = nn.BatchNorm3d(channels) if norm else None
+        if self.norm is None:
+            nn.init.zeros_(self.conv.weight)
+        else:
+            nn.init.constant_(self.norm.weight, norm_init)
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
-        return F.relu(x_NCTHW + self.norm(self.conv(x_NCTHW, units)))
+        y_NCTHW: Tensor = self.conv(x_NCTHW, units)
+        if self.norm is None:
+            return x_NCTHW + y_NCTHW
+        return F.relu(x_NCTHW + self.norm(y_NCTHW))
