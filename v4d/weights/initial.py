@@ -97,7 +97,8 @@ def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
     if info.num_classes != model.num_classes:
         tensors = {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
     blocks_there = {name.split(".")[1] for name in tensors if "_4d." in name}
-    for name in sorted(expected.keys() | tensors.keys()):
+    # The backbone first, for its differences say most.
+    for name in sorted(expected.keys() | tensors.keys(), key=lambda name: (may_be_fresh(name), name)):
         there = tuple(tensors[name].shape) if name in tensors else None
         # A 4D block comes whole or not at all.
         is_fresh = there is None and may_be_fresh(name) and name.split(".")[1] not in blocks_there

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from preprocess.durable_files import replace_atomically
@@ -62,8 +62,10 @@ def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfi
     )
     # Channels-last weights are written in the default layout, which is the only one the format knows.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = save(tensors, metadata={"format": "pt", _KEY: info.model_dump_json()})
     with replace_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", _KEY: info.model_dump_json()})
+        # Its own way to write a file leaves it to the owner alone.
+        temporary.write_bytes(content)
 
 
 def read_info(path: Path) -> WeightsInfo:
