@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
@@ -53,7 +54,11 @@ def initialise(model: V4D, init: str) -> str:
     model.load_state_dict(tensors, strict=False)
     fresh = [name for name in dict(model.named_parameters()) if name not in tensors]
     parts = sorted({name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in fresh})
-    return f"weights from {source}; fresh: {', '.join(parts) or 'none'}"
+    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}"
+    if model.config.norm_4d and model.config.norm_init_4d and any("_4d" in part for part in parts):
+        start = f"model.norm_init_4d = {model.config.norm_init_4d:g}"
+        line += f" ({start}: with 0 they would leave the trained network as it is)"
+    return line
 
 
 def _fetched(model: V4D) -> Mapping[str, Tensor]:
@@ -64,10 +69,10 @@ def _fetched(model: V4D) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             _SITE + name, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {IMAGENET}=FILE"
+            f"{_SITE}{name} cannot be fetched and read ({reason}): bring the file, then --init {IMAGENET}=FILE"
         ) from None
     return state
 

@@ -61,6 +61,13 @@ def test_a_classifier_of_as_many_classes_is_taken(resnet):
     assert torch.equal(model.classifier.bias, torch.load(resnet)["fc.bias"])
 
 
+def test_fresh_4d_blocks_that_change_the_trained_network_are_noted(resnet):
+    note = "(model.norm_init_4d = 0.5: with 0 they would leave the trained network as it is)"
+    assert initialise(network(norm_init_4d=0.5), str(resnet)).endswith(note)
+    assert "norm_init" not in initialise(network(norm_init_4d=0.5, blocks_4d=()), str(resnet))
+    assert "norm_init" not in initialise(network(norm_init_4d=0.5, norm_4d=False), str(resnet))
+
+
 def test_the_layout_of_the_weights_stays(resnet):
     model = network().to(memory_format=torch.channels_last_3d)
     initialise(model, str(resnet))
@@ -151,12 +158,16 @@ def test_imagenet_is_fetched_once(depth, name, tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     model = network(depth=depth, base_width=64, blocks_4d=())
     before = copied(model)
-    with pytest.raises(DataError, match=rf"{name} cannot be fetched .*--init imagenet=FILE") as error:
+    with pytest.raises(DataError, match=rf"{name} cannot be fetched and read .*--init imagenet=FILE") as error:
         initialise(model, "imagenet")
     assert "\n" not in str(error.value)
     assert not changed(before, model)
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True, exist_ok=True)
+    (cache / name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="cannot be fetched and read") as error:
+        initialise(model, "imagenet")
+    assert "\n" not in str(error.value)
     torch.save(PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state, cache / name)
     assert initialise(model, "imagenet") == f"weights from {name}; fresh: classifier"
     with pytest.raises(UsageError, match=r"wants model\.base_width = 64, not 8"):
@@ -170,18 +181,18 @@ def test_a_run_begins_with_the_weights_and_goes_on_without_them(dataset, resnet,
         *(sys.executable, "-m", "cli", "train", "--gpus", "0", "--data", str(dataset.root), "--recipe", "demo"),
         *("--out", str(run), "--init", str(resnet), *sets),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
     done = subprocess.run([*command, "--procs", "2"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert f"weights from {resnet}; fresh: classifier, res3_1_4d, res4_1_4d" in done.stdout.replace("\n", "")
+    assert f"weights from {resnet}; fresh: classifier, res3_1_4d, res4_1_4d" in done.stdout
     checkpoint = load_checkpoint(run / LAST)
     assert checkpoint.recipe.train.init == str(resnet)
     theirs = torch.load(resnet)
     torch.testing.assert_close(checkpoint.model["layers.stem.0.weight"].squeeze(2), theirs["conv1.weight"])
     resnet.unlink()
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stderr
-    assert "is finished, at step 2" in again.stdout.replace("\n", "")
+    assert "is finished, at step 2" in again.stdout
     new = subprocess.run([*command, "--out", str(tmp_path / "new")], capture_output=True, text=True)
     assert new.returncode == 1
     assert new.stderr == f"v4d: there is no file {resnet}\n"

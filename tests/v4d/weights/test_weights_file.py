@@ -181,10 +181,37 @@ def test_what_is_no_state_dict_is_refused(content, says, tmp_path):
         read_state_dict(tmp_path / "theirs.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights\n", b"PK\x03\x04 no zip"])
-def test_what_is_no_file_of_weights_is_refused(content, tmp_path):
-    path = tmp_path / "theirs.pth"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"theirs\.pth") as error:
+def refused(path):
+    with pytest.raises(DataError) as error:
         read_state_dict(path)
     assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
+def test_what_is_no_file_of_weights_is_refused(name, tmp_path):
+    path = tmp_path / name
+    refused(path)
+    for content in (b"", b"PK\x03\x04 no zip", *(bytes([first]) + b"oot:x:0:0:root" for first in range(256))):
+        path.write_bytes(content)
+        refused(path)
+    path.unlink()
+    path.mkdir()
+    refused(path)
+
+
+def test_a_damaged_file_of_torch_is_refused_in_one_line_if_at_all(tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save({"a.weight": torch.arange(6.0)}, path)
+    content = path.read_bytes()
+    read = 0
+    for i in range(0, len(content), 7):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :])
+        try:
+            read += bool(read_state_dict(path))
+        except DataError as error:
+            assert "\n" not in str(error)
+    assert read < len(content) // 7
+    for length in range(0, len(content), 50):
+        path.write_bytes(content[:length])
+        refused(path)
