@@ -23,6 +23,7 @@ from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.models.commands import models
+from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
     from preprocess.verify import Verified
@@ -61,6 +62,8 @@ def main(debug: bool) -> None:
 main.add_command(preprocess)
 main.add_command(models)
 main.add_command(bench)
+main.add_command(import_weights)
+main.add_command(export_weights)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -214,6 +217,7 @@ _MAX_BAD = click.option(
     is_flag=True,
     help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
 )
+@click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet or imagenet=FILE.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
 def train(
     data: Path | None,
@@ -223,6 +227,7 @@ def train(
     procs: int,
     max_bad: float | None,
     keyframe_starts: bool,
+    init: str | None,
     settings: tuple[str, ...],
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
@@ -242,6 +247,8 @@ def train(
     dataset = read_dataset(data or choose_dataset())
     if keyframe_starts:
         settings = (*settings, "data.keyframe_starts=true")
+    if init:
+        settings = (*settings, f"train.init={json.dumps(init)}")
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
     chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from v4d.models.registry import create_model, list_models
     from v4d.models.residual_4d import Residual4dBlock
     from v4d.models.units import InterUnitBlock
+    from v4d.weights.weights_file import WeightsInfo, load_pretrained, read_info, save_weights
 
 _HOMES = {
     "V4D": "v4d.models.network",
@@ -25,10 +26,14 @@ _HOMES = {
     "InterUnitBlock": "v4d.models.units",
     "NonLocalBlock": "v4d.models.nonlocal_block",
     "Residual4dBlock": "v4d.models.residual_4d",
+    "WeightsInfo": "v4d.weights.weights_file",
     "cast_to_4d": "v4d.models.cast",
     "conv4d": "v4d.models.conv4d",
     "create_model": "v4d.models.registry",
     "list_models": "v4d.models.registry",
+    "load_pretrained": "v4d.weights.weights_file",
+    "read_info": "v4d.weights.weights_file",
+    "save_weights": "v4d.weights.weights_file",
 }
 
 __all__ = [
@@ -39,10 +44,14 @@ __all__ = [
     "InterUnitBlock",
     "NonLocalBlock",
     "Residual4dBlock",
+    "WeightsInfo",
     "cast_to_4d",
     "conv4d",
     "create_model",
     "list_models",
+    "load_pretrained",
+    "read_info",
+    "save_weights",
 ]
 
 

@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"there is no checkpoint {path}: train first, or name the folder of a run") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         raise DataError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is no checkpoint of this version of v4d: {_first_line(error)}") from None
 
 

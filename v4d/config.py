@@ -68,6 +68,9 @@ class DataConfig(_Section):
         return Sampling(units, self.frames, self.stride, crop, self.fit_stride, over=self.over)
 
 
+_Positive = Annotated[float, Field(gt=0)]
+
+
 class ModelConfig(_Section):
     """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
 
@@ -76,7 +79,11 @@ class ModelConfig(_Section):
     those of Table 3 in its place, non-local and compact generalized non-local. ``kernel_4d`` is for the first kind
     only. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0
     the network starts as TSN, as the paper has it for a trained 3D network. From scratch that is a saddle which the
-    4D blocks are slow to leave (the demo's do not in 10 epochs), and 1 is better.
+    4D blocks are slow to leave (the demo's do not in 10 epochs), and 1 is better. Without ``norm_4d`` a 4D block is
+    its convolution alone, Y = X + conv4d(X), that starts at 0, as in the authors' released networks.
+
+    ``mean`` and ``std`` of red, green and blue, 0 to 255, are what the pixels are normalised with: ImageNet's, unless
+    the weights come from a network that knows others.
     """
 
     depth: Literal[18, 50] = 18
@@ -85,7 +92,10 @@ class ModelConfig(_Section):
     block_4d: Literal["conv4d", "nonlocal", "cgnl"] = "conv4d"
     kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
     norm_init_4d: float = Field(0.0, ge=0)
+    norm_4d: bool = True
     dropout: float = Field(0.5, ge=0, lt=1)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[_Positive, _Positive, _Positive] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -130,10 +140,14 @@ class OptimConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last)."""
+    """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last).
+
+    ``init`` says where the weights come from: "" is nowhere, else see v4d/weights/initial.py.
+    """
 
     global_batch: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)
+    init: str = ""
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

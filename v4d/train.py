@@ -26,6 +26,7 @@ from v4d.models.network import V4D
 from v4d.schedule import learning_rate
 from v4d.step import build, train_step
 from v4d.training_log import TrainingLog, left_out_before
+from v4d.weights.initial import initialise
 
 _STEPS_BETWEEN_SYNCS = 10
 _SECONDS_TO_SPEAK = 30
@@ -85,6 +86,9 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     share = config.share_of(place.ranks)
     model, optimizer = build(recipe, len(dataset.classes), device)
     resumed = _resume(run, recipe, dataset, model, optimizer)
+    # The other ranks get the weights from the main one.
+    if config.init and not resumed and place.is_main:
+        console.print(initialise(model, config.init))
     first_step = resumed.step if resumed else 0
     parallel: nn.Module = model
     if place.ranks > 1:

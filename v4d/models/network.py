@@ -15,9 +15,6 @@ from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.models.block_kinds import make_block
 from v4d.models.units import InterUnitBlock, check_units
 
-# ImageNet's, in units of 0 to 255.
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
 
 def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
@@ -86,12 +83,14 @@ class V4D(nn.Module):
 
     ``layers`` holds every layer below the head in order: ``stem``, ``res2_0``, ... and ``res3_1_4d`` for a 4D block
     after ``res3.1``, of whatever kind the configuration says. Without 4D blocks this is TSN on I3D-S, for pooling the
-    features of all units before a linear layer is averaging the units' scores.
+    features of all units before a linear layer is averaging the units' scores. ``classes`` names the scores in order
+    where that is known, else it is empty.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config, self.num_classes = config, num_classes
+        self.classes: tuple[str, ...] = ()
         block: type[_BasicBlock] | type[_Bottleneck] = _BasicBlock if config.depth == 18 else _Bottleneck
         layers: dict[str, nn.Module] = {"stem": _Stem(config.base_width)}
         channels = config.base_width
@@ -103,14 +102,16 @@ class V4D(nn.Module):
                 channels = width * block.expansion
                 if f"res{stage}.{i}" in config.blocks_4d:
                     layers[f"res{stage}_{i}_4d"] = make_block(
-                        config.block_4d, channels, config.kernel_4d, config.norm_init_4d
+                        *(config.block_4d, channels, config.kernel_4d, config.norm_init_4d),
+                        norm=config.norm_4d,
+                        activation=config.norm_4d,
                     )
         self.layers = nn.ModuleDict(layers)
         self.num_features = channels
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(channels, num_classes)
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1, 1), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -129,7 +130,7 @@ class V4D(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
         weight = self.classifier.weight
-        self.num_classes = num_classes
+        self.num_classes, self.classes = num_classes, ()
         self.classifier = nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
         _initialise_classifier(self.classifier)
 

@@ -1,0 +1,1 @@
+"""Tests are a package: else pytest would take tests/pipelines for pipelines."""

@@ -1,0 +1,198 @@
+"""Where a run's weights come from: what is taken, what stays fresh, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from preprocess.errors import DataError, UsageError
+from tests.v4d.weights.plain_resnets import PlainResNet
+from v4d.checkpoint import LAST, load_checkpoint
+from v4d.config import DataConfig, ModelConfig
+from v4d.models.network import V4D
+from v4d.weights.initial import initialise
+from v4d.weights.weights_file import save_weights
+
+GREY = {"mean": (114.75,) * 3, "std": (57.375,) * 3}
+
+
+def network(classes=7, seed=1, **config):
+    torch.manual_seed(seed)
+    return V4D(ModelConfig(**{"base_width": 8, **config}), classes)
+
+
+def copied(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def changed(before, after):
+    """The layers of which a weight has changed, without norms' counters."""
+    names = [n for n in before if not torch.equal(before[n], after.state_dict()[n]) and "num_batches" not in n]
+    return {name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in names}
+
+
+@pytest.fixture
+def resnet(tmp_path):
+    """The file of a ResNet-18 of torchvision's, 8 wide, of 7 classes."""
+    path = tmp_path / "resnet.pth"
+    torch.save(PlainResNet("torchvision", 18, is_2d=True).state, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["{}", "imagenet={}"])
+def test_a_2d_network_is_inflated(form, resnet):
+    model = network(classes=5)
+    before = copied(model)
+    assert initialise(model, form.format(resnet)) == f"weights from {resnet}; fresh: classifier, res3_1_4d, res4_1_4d"
+    layers = {name for name in model.layers if "_4d" not in name}
+    assert changed(before, model) == layers
+    theirs = torch.load(resnet)
+    kernel = model.layers["res5_1"].conv2.weight
+    torch.testing.assert_close(kernel.sum(2), theirs["layer4.1.conv2.weight"])
+    assert torch.equal(kernel[:, :, 0], kernel[:, :, 2])
+    assert torch.equal(model.layers["res5_1"].norm2.running_var, theirs["layer4.1.bn2.running_var"])
+
+
+def test_a_classifier_of_as_many_classes_is_taken(resnet):
+    model = network(classes=7)
+    assert initialise(model, str(resnet)).endswith("fresh: res3_1_4d, res4_1_4d")
+    assert torch.equal(model.classifier.bias, torch.load(resnet)["fc.bias"])
+
+
+def test_fresh_4d_blocks_that_change_the_trained_network_are_noted(resnet):
+    note = "(model.norm_init_4d = 0.5: with 0 they would leave the trained network as it is)"
+    assert initialise(network(norm_init_4d=0.5), str(resnet)).endswith(note)
+    assert "norm_init" not in initialise(network(norm_init_4d=0.5, blocks_4d=()), str(resnet))
+    assert "norm_init" not in initialise(network(norm_init_4d=0.5, norm_4d=False), str(resnet))
+
+
+def test_the_layout_of_the_weights_stays(resnet):
+    model = network().to(memory_format=torch.channels_last_3d)
+    initialise(model, str(resnet))
+    assert model.layers["res4_0"].conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_weights_file_with_other_4d_blocks(tmp_path):
+    path = tmp_path / "ours.safetensors"
+    source = network(seed=2, blocks_4d=("res3.1",), norm_init_4d=0.5)
+    save_weights(path, source, (), DataConfig())
+    model = network(classes=5, blocks_4d=("res3.1", "res5.0"))
+    before = copied(model)
+    assert initialise(model, str(path)) == f"weights from {path}; fresh: classifier, res5_0_4d"
+    assert changed(before, model) == set(model.layers) - {"res5_0_4d"}
+    taken = {
+        name: value for name, value in model.state_dict().items() if "classifier" not in name and "5_0_4d" not in name
+    }
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in taken.items())
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "says"),
+    [
+        ({}, {"depth": 50}, r"layers\.res2_0\.conv1\.weight is \(8, 8, 1, 3, 3\) there and \(8, 8, 1, 1, 1\) here"),
+        ({}, {"blocks_4d": ()}, r"layers\.res3_1_4d\.conv\.weight is .* there and no such weight here"),
+        ({}, {"norm_4d": False}, r"layers\.res3_1_4d\.norm\.bias is \(16,\) there and no such weight here"),
+        ({"norm_4d": False}, {}, r"layers\.res3_1_4d\.norm\.bias is missing there and \(16,\) here"),
+        ({}, {"kernel_4d": (3, 1, 1, 1)}, r"\(16, 16, 3, 3, 1, 1\) there and \(16, 16, 3, 1, 1, 1\) here"),
+    ],
+)
+def test_a_weights_file_of_another_network_is_refused(theirs, ours, says, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, network(seed=2, **theirs), (), DataConfig())
+    model = network(**ours)
+    before = copied(model)
+    with pytest.raises(DataError, match=says):
+        initialise(model, str(path))
+    assert not changed(before, model)
+
+
+def test_other_pixels_are_refused_with_the_setting_that_helps(tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, network(seed=2, **GREY), (), DataConfig())
+    help_ = r"--set model\.mean='\[114\.75, 114\.75, 114\.75\]' --set model\.std='\[57\.375, 57\.375, 57\.375\]'"
+    with pytest.raises(UsageError, match=help_):
+        initialise(network(), str(path))
+    initialise(network(**GREY), str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("layer2.0.bn1.bias"), r"lacks layers\.res3_0\.norm1\.bias"),
+        (lambda state: state.update({"layer2.0.se.weight": torch.zeros(3)}), r"has layer2\.0\.se\.weight"),
+        (
+            lambda state: state.update({"conv1.weight": torch.zeros(8, 3, 3, 3)}),
+            r"conv1\.weight is \(8, 3, 3, 3\) there, and layers\.stem\.0\.weight is \(8, 3, 1, 7, 7\) here",
+        ),
+    ],
+)
+def test_a_2d_network_that_differs_is_refused(change, says, resnet):
+    state = torch.load(resnet)
+    change(state)
+    torch.save(state, resnet)
+    model = network()
+    before = copied(model)
+    with pytest.raises(DataError, match=says):
+        initialise(model, str(resnet))
+    assert not changed(before, model)
+
+
+def test_a_network_of_another_project_is_to_be_imported_first(tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save(PlainResNet("pyslowfast", 50).state, path)
+    with pytest.raises(DataError, match="v4d import-weights --from pyslowfast"):
+        initialise(network(depth=50), str(path))
+    torch.save({"a.weight": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match=r"is no ResNet of torchvision: it has a\.weight"):
+        initialise(network(), str(path))
+    with pytest.raises(DataError, match="there is no file nowhere"):
+        initialise(network(), "nowhere")
+
+
+@pytest.mark.parametrize(("depth", "name"), [(18, "resnet18-f37072fd.pth"), (50, "resnet50-0676ba61.pth")])
+def test_imagenet_is_fetched_once(depth, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # Nobody listens there: a network that is not to be reached.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    model = network(depth=depth, base_width=64, blocks_4d=())
+    before = copied(model)
+    with pytest.raises(DataError, match=rf"{name} cannot be fetched and read .*--init imagenet=FILE") as error:
+        initialise(model, "imagenet")
+    assert "\n" not in str(error.value)
+    assert not changed(before, model)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="cannot be fetched and read") as error:
+        initialise(model, "imagenet")
+    assert "\n" not in str(error.value)
+    torch.save(PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state, cache / name)
+    assert initialise(model, "imagenet") == f"weights from {name}; fresh: classifier"
+    with pytest.raises(UsageError, match=r"wants model\.base_width = 64, not 8"):
+        initialise(network(depth=depth), "imagenet")
+
+
+def test_a_run_begins_with_the_weights_and_goes_on_without_them(dataset, resnet, tmp_path):
+    run, tiny = tmp_path / "run", ["model.base_width=8", "optim.lr=1e-12", "train.global_batch=12", "optim.epochs=1"]
+    sets = [part for setting in tiny for part in ("--set", setting)]
+    command = [
+        *(sys.executable, "-m", "cli", "train", "--gpus", "0", "--data", str(dataset.root), "--recipe", "demo"),
+        *("--out", str(run), "--init", str(resnet), *sets),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
+    done = subprocess.run([*command, "--procs", "2"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"weights from {resnet}; fresh: classifier, res3_1_4d, res4_1_4d" in done.stdout
+    checkpoint = load_checkpoint(run / LAST)
+    assert checkpoint.recipe.train.init == str(resnet)
+    theirs = torch.load(resnet)
+    torch.testing.assert_close(checkpoint.model["layers.stem.0.weight"].squeeze(2), theirs["conv1.weight"])
+    resnet.unlink()
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert "is finished, at step 2" in again.stdout
+    new = subprocess.run([*command, "--out", str(tmp_path / "new")], capture_output=True, text=True)
+    assert new.returncode == 1
+    assert new.stderr == f"v4d: there is no file {resnet}\n"

@@ -1,0 +1,1 @@
+"""Weights: files that hold a network whole, and what other projects' weights become here."""

@@ -1,0 +1,123 @@
+"""Where a run's weights come from: ``train.init`` of a recipe, which ``v4d train --init`` sets.
+
+- "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
+- "imagenet=FILE": the same from a file;
+- "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from preprocess.errors import DataError, UsageError
+from v4d.models.network import V4D
+from v4d.weights.foreign_names import NAMINGS, nearest_naming
+from v4d.weights.foreign_networks import match
+from v4d.weights.imported import check, may_be_fresh
+from v4d.weights.torch_files import read_state_dict
+from v4d.weights.weights_file import read_weights
+
+IMAGENET = "imagenet"
+# With the first digits of their sha256, which is checked.
+_FILES = {18: "resnet18-f37072fd.pth", 50: "resnet50-0676ba61.pth"}
+_SITE = "https://download.pytorch.org/models/"
+
+
+def initialise(model: V4D, init: str) -> str:
+    """Put the weights that ``init`` names into ``model``, and return a line that says what came and what is fresh.
+
+    4D blocks that the source has not stay as they are, and the classifier too if the source tells another number of
+    classes apart.
+
+    Raises DataError if the source is missing, damaged, or of another architecture, naming the first key that differs;
+    UsageError if it expects pixels normalised otherwise than the recipe says.
+    """
+    named, is_imagenet, file = init.partition("=")
+    path = Path(file) if is_imagenet and named == IMAGENET else Path(init)
+    if init == IMAGENET:
+        source = _FILES[model.config.depth]
+        tensors = _as_ours(_fetched(model), "torchvision", model, Path(source))
+    elif path.suffix == ".safetensors":
+        source = str(path)
+        tensors = _of_weights_file(path, model)
+    else:
+        source = str(path)
+        state = read_state_dict(path)
+        _check_naming(state, path)
+        tensors = _as_ours(state, "torchvision", model, path)
+    model.load_state_dict(tensors, strict=False)
+    fresh = [name for name in dict(model.named_parameters()) if name not in tensors]
+    parts = sorted({name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in fresh})
+    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}"
+    if model.config.norm_4d and model.config.norm_init_4d and any("_4d" in part for part in parts):
+        start = f"model.norm_init_4d = {model.config.norm_init_4d:g}"
+        line += f" ({start}: with 0 they would leave the trained network as it is)"
+    return line
+
+
+def _fetched(model: V4D) -> Mapping[str, Tensor]:
+    name = _FILES[model.config.depth]
+    if model.config.base_width != 64:
+        raise UsageError(f"train.init = {IMAGENET} wants model.base_width = 64, not {model.config.base_width}")
+    try:
+        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+            _SITE + name, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{_SITE}{name} cannot be fetched and read ({reason}): bring the file, then --init {IMAGENET}=FILE"
+        ) from None
+    return state
+
+
+def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:
+    naming = nearest_naming(state)
+    if naming == "torchvision":
+        return
+    if naming is None:
+        raise DataError(f"{path} is no ResNet of torchvision: it has {next(iter(state))}")
+    raise DataError(f"{path} is a network of {naming}: make it a weights file with v4d import-weights --from {naming}")
+
+
+def _as_ours(state: Mapping[str, Tensor], naming: str, model: V4D, path: Path) -> dict[str, Tensor]:
+    _check_pixels(NAMINGS[naming].pixels, model, path)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = match(state, naming, shapes)
+    found.mismatched = [m for m in found.mismatched if not m.name.startswith("classifier.")]
+    check(found, path, strict=True)
+    return found.tensors
+
+
+def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
+    info, tensors = read_weights(path)
+    _check_pixels((info.model.mean, info.model.std), model, path)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if info.num_classes != model.num_classes:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
+    blocks_there = {name.split(".")[1] for name in tensors if "_4d." in name}
+    # The backbone first, for its differences say most.
+    for name in sorted(expected.keys() | tensors.keys(), key=lambda name: (may_be_fresh(name), name)):
+        there = tuple(tensors[name].shape) if name in tensors else None
+        # A 4D block comes whole or not at all.
+        is_fresh = there is None and may_be_fresh(name) and name.split(".")[1] not in blocks_there
+        if not is_fresh and there != expected.get(name):
+            here = expected.get(name, "no such weight")
+            raise DataError(f"{path} is of another network: {name} is {there or 'missing'} there and {here} here")
+    return tensors
+
+
+def _check_pixels(pixels: tuple[tuple[float, ...], tuple[float, ...]], model: V4D, path: Path) -> None:
+    ours = model.config.mean, model.config.std
+    if pixels != ours:
+        mean, std = (f"[{', '.join(map(str, numbers))}]" for numbers in pixels)
+        raise UsageError(
+            f"{path} expects pixels normalised otherwise than the recipe: add "
+            f"--set model.mean='{mean}' --set model.std='{std}'"
+        )
