@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from v4d.models.registry import create_model, list_models
     from v4d.models.residual_4d import Residual4dBlock
     from v4d.models.units import InterUnitBlock
-    from v4d.weights.weights_file import WeightsInfo, load_pretrained, read_info, save_weights
+    from v4d.weights.weights_file import WeightsInfo, load_pretrained, read_weights_info, save_weights
 
 _HOMES = {
     "V4D": "v4d.models.network",
@@ -32,7 +32,7 @@ _HOMES = {
     "create_model": "v4d.models.registry",
     "list_models": "v4d.models.registry",
     "load_pretrained": "v4d.weights.weights_file",
-    "read_info": "v4d.weights.weights_file",
+    "read_weights_info": "v4d.weights.weights_file",
     "save_weights": "v4d.weights.weights_file",
 }
 
@@ -50,7 +50,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load_pretrained",
-    "read_info",
+    "read_weights_info",
     "save_weights",
 ]
 

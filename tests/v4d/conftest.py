@@ -1,5 +1,8 @@
 """A small dataset of ordered actions, and a recipe that trains on it in seconds."""
 
+import importlib.util
+import sys
+import types
 from functools import partial
 
 import pytest
@@ -33,3 +36,18 @@ def dataset(tmp_path_factory):
 def recipe():
     """Two epochs of 6 steps."""
     return load_recipe("demo", (*TINY, "optim.epochs=2", "train.checkpoint_every=2", "train.validate_every=0"))
+
+
+@pytest.fixture(scope="session")
+def pytorchvideo():
+    """pytorchvideo's models. They import one operator of torchvision, for detection, that none of these runs."""
+    if importlib.util.find_spec("pytorchvideo") is None:
+        pytest.skip("pytorchvideo is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("torchvision") is None:
+            patch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+            patch.setitem(sys.modules, "torchvision.ops", types.ModuleType("torchvision.ops"))
+            sys.modules["torchvision.ops"].RoIAlign = torch.nn.Identity
+        from pytorchvideo.models import hub
+
+        yield hub

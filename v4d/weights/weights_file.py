@@ -68,7 +68,7 @@ def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfi
         temporary.write_bytes(content)
 
 
-def read_info(path: Path) -> WeightsInfo:
+def read_weights_info(path: Path) -> WeightsInfo:
     """What a weights file says about itself, from its header alone. Raises DataError if it is not one."""
     with _opened(path) as file:
         return _info(file, path)

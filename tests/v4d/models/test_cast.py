@@ -1,10 +1,7 @@
 """4D blocks in networks that know nothing of them: one built here, and two of pytorchvideo's."""
 
 import copy
-import importlib.util
 import pickle
-import sys
-import types
 
 import pytest
 import torch
@@ -189,21 +186,6 @@ def test_units_that_do_not_divide_are_refused(foreign):
         cast_to_4d(foreign, LAYERS, 4, input_size=SIZE)(x_of(3))
 
 
-@pytest.fixture(scope="module")
-def hub():
-    """pytorchvideo's models. They import one operator of torchvision, for detection, that none of these runs."""
-    if importlib.util.find_spec("pytorchvideo") is None:
-        pytest.skip("pytorchvideo is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("torchvision") is None:
-            patch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-            patch.setitem(sys.modules, "torchvision.ops", types.ModuleType("torchvision.ops"))
-            sys.modules["torchvision.ops"].RoIAlign = nn.Identity
-        from pytorchvideo.models import hub
-
-        yield hub
-
-
 def with_statistics(model):
     """Norms as after training: else a network of random weights may give all but the same for any video."""
     torch.manual_seed(2)
@@ -221,8 +203,8 @@ def with_statistics(model):
         ("x3d_s", (3, 13, 160, 160), ["blocks.2", "blocks.3.res_blocks.4"], [48, 96]),
     ],
 )
-def test_pytorchvideos_networks(hub, name, size, layers, channels):
-    model = with_statistics(getattr(hub, name)())
+def test_pytorchvideos_networks(pytorchvideo, name, size, layers, channels):
+    model = with_statistics(getattr(pytorchvideo, name)())
     cast = cast_to_4d(model, layers, 2, input_size=size)
     assert [block.conv.weight.shape[0] for block in cast.blocks_4d.values()] == channels
     assert all(isinstance(block, Residual4dBlock) for block in cast.blocks_4d.values())

@@ -10,7 +10,7 @@ from cli import main
 from tests.v4d.weights.plain_resnets import PlainResNet
 from v4d.checkpoint import LAST, Checkpoint, save_checkpoint
 from v4d.models.network import V4D
-from v4d.weights.weights_file import load_pretrained, read_info
+from v4d.weights.weights_file import load_pretrained, read_weights_info
 
 NAMES = [f"class {i}" for i in range(7)]
 
@@ -40,7 +40,7 @@ def test_a_network_is_imported(theirs, tmp_path):
         "320 matched, 0 missing, 0 unexpected",
         f"{out}: ResNet-50, 7 classes, for U=1 units of T=4 frames",
     ]
-    info = read_info(out)
+    info = read_weights_info(out)
     assert info.classes == tuple(NAMES) == load_pretrained(out).classes
     assert (info.data.units, info.data.frames, info.data.stride, info.data.test_crop) == (1, 4, 8, 256)
     assert info.model.mean == (114.75, 114.75, 114.75)
@@ -59,7 +59,7 @@ def test_names_of_classes(theirs, name, content, tmp_path):
     (tmp_path / name).write_text(content)
     out = tmp_path / "slow.safetensors"
     v4d("import-weights", theirs, "--from", "pytorchvideo", "--out", out, "--classes", tmp_path / name)
-    assert read_info(out).classes == tuple(NAMES)
+    assert read_weights_info(out).classes == tuple(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_released_networks_are_of_four_units(tmp_path):
     torch.save({"state_dict": PlainResNet("v4d-released", 50, every_4d=(2,)).state}, path)
     said = v4d("import-weights", path, "--from", "v4d-released", "--out", out, "--strict")
     assert "base_model.layer2.5.tsa.weight -> layers.res3_3_4d.conv.weight (64, 64, 3, 3, 1, 1)" in said
-    info = read_info(out)
+    info = read_weights_info(out)
     assert (info.data.units, info.model.blocks_4d, info.model.norm_4d) == (4, ("res3.1", "res3.3"), False)
 
 
@@ -157,7 +157,7 @@ def test_a_run_is_exported(recipe, tmp_path):
     loaded = load_pretrained(out)
     assert loaded.classes == ("a", "b", "c")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
-    info = read_info(out)
+    info = read_weights_info(out)
     assert (info.data, info.source) == (recipe.data, "recipe demo, step 5")
     said = v4d("export-weights", tmp_path / "nowhere", "--out", out, code=1)
     assert "there is no checkpoint" in said

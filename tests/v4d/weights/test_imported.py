@@ -73,10 +73,9 @@ def test_a_released_network_computes_the_same(depth, stages, form, tmp_path):
 
 
 @torch.no_grad()
-def test_pytorchvideos_own_slow_r50_computes_the_same(tmp_path):
-    hub = pytest.importorskip("pytorchvideo.models.hub.resnet")
+def test_pytorchvideos_own_slow_r50_computes_the_same(pytorchvideo, tmp_path):
     torch.manual_seed(0)
-    theirs = hub.slow_r50().eval()
+    theirs = pytorchvideo.slow_r50().eval()
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(std=0.1)

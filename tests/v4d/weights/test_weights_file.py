@@ -14,7 +14,7 @@ from preprocess.index import VERSION
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
 from v4d.weights.torch_files import read_state_dict
-from v4d.weights.weights_file import load_pretrained, read_info, save_weights
+from v4d.weights.weights_file import load_pretrained, read_weights_info, save_weights
 
 CLASSES = ("walk", "跑", 'say "no"')
 DATA = DataConfig(units=3, frames=2, stride=5, test_crop=48)
@@ -46,7 +46,7 @@ def test_the_network_comes_back_from_the_file_alone(model, layout, tmp_path):
     assert all(torch.equal(there[name], here[name]) for name in there)
     x = torch.randint(0, 256, (6, 3, 2, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(loaded(x, 3), model.eval()(x, 3))
-    info = read_info(path)
+    info = read_weights_info(path)
     assert (info.data, info.source, info.version) == (DATA, "a test", VERSION)
     assert [file.name for file in path.parent.iterdir()] == ["ours.safetensors"]
     (tmp_path / "another").touch()
