@@ -126,6 +126,17 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch):
     assert type(result.exception).__name__ == "DataError"
 
 
+def test_models_shows_what_a_test_costs():
+    said = v4d("models", "*resnet18", "--inference")
+    assert "v4d_resnet18" in said and "tsn_resnet18" in said and "i3d_s" not in said
+    assert "2,756 G" in said and "2,062 G" in said and "1,001 G" in said
+    whole, written, distinct = json.loads(v4d("models", "v4d_resnet18", "--inference", "--u-infer", "8", "--json"))
+    assert (whole["units_infer"], whole["units_train"], whole["unit_passes"]) == (8, 4, [64, 64, 64])
+    assert whole["multiply_adds"] > written["multiply_adds"] > distinct["multiply_adds"]
+    assert "--u-infer goes with --inference" in v4d("models", "--u-infer", "8", code=2)
+    assert "below the 4 units" in v4d("models", "v4d_resnet18", "--inference", "--u-infer", "3", code=2)
+
+
 @pytest.mark.parametrize(
     "command", [[], ["preprocess"], ["preprocess", "folder"], ["train"], ["eval"], ["models"], ["demo"]]
 )

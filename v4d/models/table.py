@@ -40,16 +40,21 @@ def model_costs(
 
     Raises UsageError if none matches.
     """
-    names = list_models(pattern)
-    if not names:
-        every = list_models()
-        raise UsageError(f"no model matches '{pattern}'{nearest(pattern, every)}; there are {', '.join(every)}")
     costs = []
-    for name in names:
+    for name in chosen_models(pattern):
         known = registered(name)
         video = (units or known.data.units, frames or known.data.frames, crop or known.data.train_crop)
         costs.append(_cost(name, classes, *video))
     return costs
+
+
+def chosen_models(pattern: str) -> list[str]:
+    """The names that match ``pattern``. Raises UsageError if none does."""
+    names = list_models(pattern)
+    if not names:
+        every = list_models()
+        raise UsageError(f"no model matches '{pattern}'{nearest(pattern, every)}; there are {', '.join(every)}")
+    return names
 
 
 def _cost(name: str, classes: int, units: int, frames: int, crop: int) -> ModelCost:
