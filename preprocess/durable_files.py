@@ -41,6 +41,12 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
         fsync(self.path.parent)
 
 
+def remove_left_overs(folder: Path) -> None:
+    """Remove what ``replace_atomically`` left below a folder when its process was killed. Nobody may be writing there."""
+    for left_over in folder.rglob(".*.tmp"):
+        left_over.unlink()
+
+
 @contextmanager
 def held(path: Path, whose: str) -> Iterator[None]:
     """Hold the lock file ``path`` for the length of the block. Raises DataError, with ``whose``, if somebody does."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from preprocess.assemble import assemble
 from preprocess.directions import flip_of
-from preprocess.durable_files import held, replace_atomically
+from preprocess.durable_files import held, remove_left_overs, replace_atomically
 from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import EncodeOptions, version
 from preprocess.index import FORMAT, VERSION, read_dataset
@@ -188,8 +188,7 @@ def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def _remove_left_overs(data: Path) -> None:
-    for left_over in data.rglob(".*.tmp"):
-        left_over.unlink()
+    remove_left_overs(data)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import MAX_BAD, BadVideos, EvalLoader, TrainLoader
-from preprocess.durable_files import held
+from preprocess.durable_files import held, remove_left_overs
 from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -73,6 +73,8 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
         dataset = read_dataset(root)
         run.mkdir(parents=True, exist_ok=True)
         with held(run / "lock", f"{run} is being trained by another v4d train") if place.is_main else nullcontext():
+            if place.is_main:
+                remove_left_overs(run)
             try:
                 _train(recipe, dataset, run, place, console, max_bad)
             except torch.OutOfMemoryError:

@@ -318,3 +318,11 @@ def test_curves_are_written(dataset, recipe, tmp_path):
     assert {"train/top1", "train/lr", "train/videos_per_s", "train/data_wait", "val/top1"} <= set(
         curves.Tags()["scalars"]
     )
+
+
+def test_what_a_killed_run_left_half_written_is_removed(dataset, recipe, tmp_path):
+    half = tmp_path / f".{LAST}.a-machine-123.tmp"
+    half.write_bytes(b"half")
+    train(recipe, dataset.root, tmp_path, gpus=0)
+    assert not half.exists()
+    assert load_checkpoint(tmp_path / LAST).step == 12
