@@ -42,7 +42,7 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove what ``replace_atomically`` left below a folder when its process was killed. Nobody may be writing there."""
+    """Remove what ``replace_atomically`` left below a folder when its process was killed. Nobody may write there."""
     for left_over in folder.rglob(".*.tmp"):
         left_over.unlink()
 

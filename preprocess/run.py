@@ -90,7 +90,7 @@ def preprocess(
             if open_plans:
                 write_shards(open_plans, on_video)
                 # A worker of a cluster may have been lost on the way.
-                _remove_left_overs(data)
+                remove_left_overs(data)
             splits = dict.fromkeys(plan.split for plan in plans)
             assemble(data, header, {split: _parts(plans, split) for split in splits})
     _refuse_other_settings(data, read_dataset(data).options, settings)
@@ -183,12 +183,8 @@ def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
         else:
             with replace_atomically(plan) as temporary:
                 temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        _remove_left_overs(data)
+        remove_left_overs(data)
         yield
-
-
-def _remove_left_overs(data: Path) -> None:
-    remove_left_overs(data)
 
 
 @contextmanager

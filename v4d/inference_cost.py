@@ -20,8 +20,8 @@ from v4d.neighbourhoods import combinations, depths
 class InferenceCost:
     """One way to test a network on a video, one crop.
 
-    The ``way`` is the "whole network" on every combination, Algorithm 1 "as written", or "distinct only", which computes
-    each neighbourhood of units once.
+    The ``way`` is the "whole network" on every combination, Algorithm 1 "as written", or "distinct only", which
+    computes each neighbourhood of units once.
 
     ``unit_passes`` are how many units the layers below the first block that relates units see, then the layers above
     each such block.
