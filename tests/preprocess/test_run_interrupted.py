@@ -77,7 +77,9 @@ def test_same_command_goes_on(ten_videos, uninterrupted, tmp_path, end, code, me
 
 
 def test_stop_does_not_wait_for_the_shard(ten_videos, tmp_path):
-    command = Command(ten_videos, tmp_path / "data", shard_size=100)
+    # A shard that takes many seconds.
+    slow = ("--codec", "vp9", "--resize", "960x960")
+    command = Command(ten_videos, tmp_path / "data", *slow, shard_size=100)
     train = tmp_path / "data" / "train"
     while not list(train.glob(".shard-*.tmp")):
         assert command.process.poll() is None
