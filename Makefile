@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers clean
+.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers bench-memory bench-model clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -28,6 +28,14 @@ bench-index: .venv/installed
 
 bench-layers: .venv/installed
 	$(BIN)/python benchmarks/temporal_layers.py $(if $(VIDEOS),--videos $(VIDEOS))
+
+# The memory of the loader over 10,000 batches of DATA.
+bench-memory: .venv/installed
+	$(BIN)/python -m benchmarks.loader_memory $(DATA)
+
+# DEPTH=18 for one network, DEVICE=cuda for a GPU, OPTIONS=--compile.
+bench-model: .venv/installed
+	$(BIN)/python -m benchmarks.model $(if $(DEPTH),--depth $(DEPTH)) $(if $(DEVICE),--device $(DEVICE)) $(OPTIONS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -21,6 +21,7 @@ from preprocess.index import VERSION, Dataset, read_dataset
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
 from v4d.config import Recipe
 from v4d.inference import video_scores
+from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
 
@@ -98,7 +99,7 @@ def evaluate(
         )
     model = V4D(recipe.model, len(checkpoint.classes))
     load_weights(model, checkpoint, path)
-    model = model.to(
+    model = fold_norms(model).to(
         device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
     )  # type: ignore[call-overload]
     take = recipe.data.test_sampling(units_infer)

@@ -47,7 +47,7 @@ class Residual4dBlock(InterUnitBlock):
     def at_units(self, x_NCTHW: Tensor, neighbours_MK: Tensor) -> Tensor:
         """See InterUnitBlock. What the kernel makes of a unit at each of its places is computed once per unit."""
         middle_M = neighbours_MK[:, self.reach]
-        y_MCTHW = taken(conv4d(x_NCTHW, self._weight_at(self.reach), 1), middle_M)
+        y_MCTHW = taken(conv4d(x_NCTHW, self._weight_at(self.reach), 1, self.conv.bias), middle_M)
         for place in range(2 * self.reach + 1):
             if place != self.reach:
                 (there,) = torch.where(neighbours_MK[:, place] >= 0)
