@@ -71,16 +71,19 @@ class DataConfig(_Section):
 _Positive = Annotated[float, Field(gt=0)]
 
 
+BlockKind = Literal["conv4d", "nonlocal", "cgnl"]
+
+
 class ModelConfig(_Section):
     """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
 
     ``blocks_4d`` names residual blocks, as in ``res3.1``, that a 4D block follows; with none the network is TSN on
     I3D-S, and with units = 1 it is I3D-S. ``block_4d`` is the kind of these blocks: the paper's residual 4D block, or
     those of Table 3 in its place, non-local and compact generalized non-local. ``kernel_4d`` is for the first kind
-    only. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0
-    the network starts as TSN, as the paper has it for a trained 3D network. From scratch that is a saddle which the
-    4D blocks are slow to leave (the demo's do not in 10 epochs), and 1 is better. Without ``norm_4d`` a 4D block is
-    its convolution alone, Y = X + conv4d(X), that starts at 0, as in the authors' released networks.
+    only. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0 the network starts as TSN, as the
+    paper has it for a trained 3D network. From scratch that is a saddle which the 4D blocks are slow to leave (the
+    demo's do not in 10 epochs), and 1 is better. Without ``norm_4d`` a 4D block is its convolution alone, Y = X +
+    conv4d(X), that starts at 0, as in the authors' released networks.
 
     ``mean`` and ``std`` of red, green and blue, 0 to 255, are what the pixels are normalised with: ImageNet's, unless
     the weights come from a network that knows others.
@@ -89,7 +92,7 @@ class ModelConfig(_Section):
     depth: Literal[18, 50] = 18
     base_width: int = Field(64, ge=4)
     blocks_4d: tuple[str, ...] = ("res3.1", "res4.1")
-    block_4d: Literal["conv4d", "nonlocal", "cgnl"] = "conv4d"
+    block_4d: BlockKind = "conv4d"
     kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
     norm_init_4d: float = Field(0.0, ge=0)
     norm_4d: bool = True
@@ -106,6 +109,8 @@ class ModelConfig(_Section):
                 raise ValueError(f"blocks_4d names '{place}', ResNet-{self.depth} has {', '.join(places)}")
         if any(extent < 1 or extent % 2 == 0 for extent in self.kernel_4d):
             raise ValueError(f"kernel_4d must be odd extents, not {self.kernel_4d}")
+        if self.block_4d != "conv4d" and not self.norm_4d:
+            raise ValueError(f"block_4d '{self.block_4d}' has a norm: norm_4d = false is for 'conv4d'")
         # They halve the channels, and the second parts these into 8 groups.
         divisor = {"conv4d": 1, "nonlocal": 2, "cgnl": 16}[self.block_4d]
         for place in self.blocks_4d:

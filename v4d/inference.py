@@ -23,10 +23,12 @@ from v4d.neighbourhoods import Depth, chunks, sections
 
 Activation = Literal["softmax", "sigmoid", "logits"]
 # How many tensors as large as the features are there at a time: input and output, and what a block and a layer hold.
+# Also the bytes of a number of the pooled features and scores, of which there are two.
 _COPIES = 8
 # Of the stem, for each value of its input: 64 channels at a quarter of the positions, three times.
 _BYTES_BELOW = 64
 _SHARE_OF_FREE_MEMORY = 1 / 4
+_MOST_AT_ONCE = 1 << 24
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=-1),
     "sigmoid": Tensor.sigmoid,
@@ -47,27 +49,30 @@ def video_scores(
     """Scores averaged over all combinations, (B, K) float32.
 
     ``x_NCTHW`` holds B·units_infer units, 0 to 255. What is averaged is the ``activation`` of the logits: "sigmoid" for
-    networks of several labels. Features take about ``most_bytes`` at most (but no less than one combination takes): by
-    default a quarter of the memory that is free. The model must be in eval mode.
+    networks of several labels. The model must be in eval mode.
 
-    Raises UsageError if there are fewer units than sections, ValueError if the units do not divide N.
+    Beside the features of all units below the first block, which are kept, what is there at a time takes about
+    ``most_bytes`` (but no less than one combination takes): by default a quarter of the memory that is free.
+
+    Raises UsageError if there are fewer units than sections or too many combinations, ValueError if the units do not
+    divide N or the model is in training mode.
     """
+    if model.training:
+        raise ValueError("the model is in training mode: call its eval() first")
     sections(units_infer, units_train)
     if x_NCTHW.shape[0] % units_infer:
         raise ValueError(f"units_infer={units_infer} does not divide the {x_NCTHW.shape[0]} units of x")
     videos = x_NCTHW.shape[0] // units_infer
     most = _free_bytes(x_NCTHW.device) if most_bytes is None else most_bytes
-    at_once = max(1, most // (_BYTES_BELOW * x_NCTHW[0].numel()))
-    below_NCTHW = _join([model.forward_below(part) for part in x_NCTHW.split(at_once)])
-    # From unit after unit of each video to video after video of each unit.
-    if videos > 1:
-        below_NCTHW = taken(below_NCTHW, torch.arange(len(x_NCTHW)).view(videos, units_infer).T.ravel())
+    below_NCTHW = _below(model, x_NCTHW, videos, max(1, most // (_BYTES_BELOW * x_NCTHW[0].numel())))
 
-    of_one_unit = _COPIES * below_NCTHW[0].numel() * below_NCTHW.element_size()
+    of_one_unit = _COPIES * below_NCTHW[0].numel() * below_NCTHW.element_size() * videos
+    of_one_combination = _COPIES * (units_train * model.num_features + model.num_classes) * videos
     reaches = tuple(block.reach for block, _ in model.stages_4d)
     total_BK = torch.zeros(videos, model.num_classes, device=x_NCTHW.device)
     count = 0
-    for part_MS, found in chunks(units_infer, units_train, reaches, max(1, most // (of_one_unit * videos))):
+    fitting = _rounded(most // of_one_unit), _rounded(most // of_one_combination)
+    for part_MS, found in chunks(units_infer, units_train, reaches, *fitting):
         video_XC = _video_features(model, below_NCTHW, videos, part_MS, found)
         logits_MBK = model.classify(video_XC).float().unflatten(0, (-1, videos))
         total_BK += _ACTIVATIONS[activation](logits_MBK).sum(dim=0)
@@ -75,12 +80,34 @@ def video_scores(
     return total_BK / count
 
 
+def _below(model: V4D, x_NCTHW: Tensor, videos: int, at_once: int) -> Tensor:
+    """The features of every unit below the first block, so many at once; first come those of all videos' first unit."""
+    if videos == 1 and len(x_NCTHW) <= at_once:
+        return model.forward_below(x_NCTHW)
+    place = torch.arange(len(x_NCTHW)).view(-1, videos).T.ravel().to(x_NCTHW.device)
+    below_NTHWC: Tensor | None = None
+    for number, part_NCTHW in enumerate(x_NCTHW.split(at_once)):
+        part_NTHWC = model.forward_below(part_NCTHW).permute(0, 2, 3, 4, 1)
+        if below_NTHWC is None:
+            below_NTHWC = part_NTHWC.new_empty((len(x_NCTHW), *part_NTHWC.shape[1:]))
+        below_NTHWC[place[number * at_once : number * at_once + len(part_NTHWC)]] = part_NTHWC
+    assert below_NTHWC is not None
+    return below_NTHWC.permute(0, 4, 1, 2, 3)
+
+
 def _video_features(model: V4D, x_NCTHW: Tensor, videos: int, part_MS: np.ndarray, found: list[Depth]) -> Tensor:
     """The pooled features of each combination of each video, (M·B, C)."""
     stages = model.stages_4d
     of_MS = part_MS
     for depth, (block, layers) in zip(found, stages, strict=False):
-        x_NCTHW = block.at_units(x_NCTHW, _of_videos(depth.neighbours_NK, videos))
+        # A part of the combinations may not need every unit.
+        used, neighbours = np.unique(depth.neighbours_NK, return_inverse=True)
+        neighbours_NK = neighbours.reshape(depth.neighbours_NK.shape)
+        if used[0] < 0:
+            used, neighbours_NK = used[1:], neighbours_NK - 1
+        if len(used) * videos < len(x_NCTHW):
+            x_NCTHW = taken(x_NCTHW, _of_videos(used[:, None], videos).ravel())
+        x_NCTHW = block.at_units(x_NCTHW, _of_videos(neighbours_NK, videos))
         for layer in layers:
             x_NCTHW = layer(x_NCTHW)
         of_MS = depth.of_MS
@@ -103,12 +130,14 @@ def _of_videos(which: np.ndarray, videos: int) -> Tensor:
     return torch.from_numpy(np.where(which[:, None, :] < 0, -1, of_each).reshape(-1, which.shape[1]))
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _rounded(count: int) -> int:
+    """Down to a power of two: free memory changes from call to call, and parts should not, nor their rounding."""
+    return 1 << max(0, min(count, _MOST_AT_ONCE).bit_length() - 1)
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * _SHARE_OF_FREE_MEMORY)
+        # What the allocator keeps for later counts as taken there.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int((torch.cuda.mem_get_info(device)[0] + kept) * _SHARE_OF_FREE_MEMORY)
     return int(free_memory() * _SHARE_OF_FREE_MEMORY) if device.type == "cpu" else 1 << 60

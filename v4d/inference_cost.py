@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from torch import Tensor
 
+from preprocess.errors import UsageError
 from v4d.inference import video_scores
 from v4d.models.multiply_adds import count_multiply_adds, on_meta
 from v4d.models.network import V4D
@@ -52,7 +53,8 @@ def inference_costs(
     UsageError if no network matches, or there are fewer units in test than in training.
     """
     costs = []
-    for name in chosen_models(pattern):
+    names = chosen_models(pattern)
+    for name in names:
         known = registered(name)
         train = units or known.data.units
         if train == 1:
@@ -62,6 +64,8 @@ def inference_costs(
         model, x_NCTHW = on_meta(known.model, classes, infer, *size)
         for way, passes, products in _ways(model, x_NCTHW, infer, train):
             costs.append(InferenceCost(name, way, infer, train, *size, passes, products))
+    if not costs:
+        raise UsageError(f"{', '.join(names)}: one unit of a video, which has no combinations: name more with --units")
     return costs
 
 

@@ -13,10 +13,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
 from preprocess.errors import UsageError
+
+_MOST_COMBINATIONS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,16 @@ def sections(units_infer: int, units_train: int) -> list[range]:
 
 
 def combinations(units_infer: int, units_train: int) -> np.ndarray:
-    """Every choice of one unit per section, (M, S) int64, in lexicographic order."""
+    """Every choice of one unit per section, (M, S) int64, in lexicographic order.
+
+    Raises UsageError if they are more than 1,048,576, or there are fewer units than sections.
+    """
+    count = prod(map(len, sections(units_infer, units_train)))
+    if count > _MOST_COMBINATIONS:
+        raise UsageError(
+            f"--u-infer {units_infer} with {units_train} units in training makes {count:,} combinations, more than "
+            f"{_MOST_COMBINATIONS:,}: use fewer units"
+        )
     grids = np.meshgrid(*sections(units_infer, units_train), indexing="ij")
     return np.stack([grid.ravel() for grid in grids], axis=1)
 
@@ -85,25 +97,24 @@ def depths(combinations_MS: np.ndarray, reaches: Sequence[int | None]) -> list[D
 
 @lru_cache(maxsize=16)
 def chunks(
-    units_infer: int, units_train: int, reaches: tuple[int | None, ...], most: int
+    units_infer: int, units_train: int, reaches: tuple[int | None, ...], most: int, most_combinations: int
 ) -> list[tuple[np.ndarray, list[Depth]]]:
-    """All combinations with the features they need, in as few parts as hold at most ``most`` features at any depth.
+    """All combinations with the features they need, in parts that hold at most ``most`` features at any depth.
 
-    A part is never less than one combination. Neighbouring combinations, which share most, stay together; what two
-    parts share is computed for each.
+    No part has more than ``most_combinations``, and none less than one, whatever that takes. Neighbouring combinations,
+    which share most, stay together; what two parts share is computed for each.
     """
     every_MS = combinations(units_infer, units_train)
-    parts = 1
+    parts = min(len(every_MS), -(-len(every_MS) // max(1, most_combinations)))
     while True:
         split = [(part_MS, depths(part_MS, reaches)) for part_MS in np.array_split(every_MS, parts)]
-        # Beyond the last depth, and where there is none, each combination has features of its own.
-        whole = len(reaches) > 0
-        largest = max(
-            max([len(depth.neighbours_NK) for depth in found], default=0)
-            if len(found) == len(reaches)
-            else part_MS.size * whole
-            for part_MS, found in split
-        )
-        if largest <= most or parts == len(every_MS):
+        if parts == len(every_MS) or all(_features(part_MS, found, reaches) <= most for part_MS, found in split):
             return split
         parts = min(2 * parts, len(every_MS))
+
+
+def _features(part_MS: np.ndarray, found: list[Depth], reaches: tuple[int | None, ...]) -> int:
+    """The most features that a part has at any depth above the first block."""
+    # Where depths end before the blocks do, each combination has features of its own from there on.
+    own = part_MS.size if len(found) < len(reaches) else 0
+    return max([own, *(len(depth.neighbours_NK) for depth in found)])

@@ -40,6 +40,12 @@ def test_too_few_units_are_refused():
         sections(3, 4)
 
 
+def test_too_many_combinations_are_refused():
+    assert len(combinations(64, 4)) == 65_536
+    with pytest.raises(UsageError, match="--u-infer 64 with 8 units in training makes 16,777,216 combinations, more"):
+        combinations(64, 8)
+
+
 def test_the_papers_network_has_42_and_102_features_to_compute():
     found = depths(combinations(10, 4), (1, 1))
     assert [len(depth.neighbours_NK) for depth in found] == [42, 102]
@@ -73,11 +79,18 @@ def test_each_neighbourhood_has_one_feature(train, more, reaches):
         assert after is None or sum(reaches[: len(found)]) >= train - 1
 
 
-@given(st.integers(1, 4), st.integers(0, 5), st.sampled_from([(), (1,), (1, 1), (1, None), (2, 1)]), st.integers(1, 40))
-def test_parts_hold_all_combinations_and_no_more_features_than_they_may(train, more, reaches, most):
-    split = chunks(train + more, train, reaches, most)
+@given(
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.sampled_from([(), (1,), (1, 1), (1, None), (2, 1)]),
+    st.integers(1, 40),
+    st.integers(1, 20),
+)
+def test_parts_hold_all_combinations_and_no_more_than_they_may(train, more, reaches, most, most_combinations):
+    split = chunks(train + more, train, reaches, most, most_combinations)
     assert np.array_equal(np.concatenate([part for part, _ in split]), combinations(train + more, train))
     for part, found in split:
+        assert len(part) <= most_combinations
         if len(part) > 1:
             assert all(len(depth.neighbours_NK) <= most for depth in found)
             assert len(found) == len(reaches) or part.size <= most

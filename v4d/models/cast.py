@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from v4d.config import nearest
-from v4d.models.block_kinds import BlockKind, make_block
+from v4d.config import BlockKind, nearest
+from v4d.models.block_kinds import make_block
 from v4d.models.conv4d import Kernel4d
 from v4d.models.units import InterUnitBlock, check_units
 
@@ -77,9 +77,9 @@ def cast_to_4d(
     which keeps that only where X is not negative. ``block`` "nonlocal" or "cgnl" takes those blocks in place of 4D
     ones. ``input_size``, (C, T, H, W) of a unit, is run through the network without computing, to find the channels.
 
-    Raises ValueError for num_units below 1, an even extent in ``kernel``, a name that is not there (with the nearest
-    one) or comes twice, a layer that is not run or gives something else than 5 dimensions of N, an ``input_size`` that
-    the network does not take, and a network that does not give (N, K).
+    Raises ValueError for num_units below 1, a ``kernel`` that is not four odd extents, an unknown ``block``, a name
+    that is not there (with the nearest one) or comes twice, a layer that is not run or gives something else than 5
+    dimensions of N, an ``input_size`` that the network does not take, and a network that does not give (N, K).
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     if num_units < 1:

@@ -156,6 +156,7 @@ class V4D(nn.Module):
 
         ``x_NCTHW`` holds pixels, 0 to 255, uint8 or floating. Raises ValueError if ``units`` do not divide N.
         """
+        check_units(x_NCTHW, units)
         return self.forward_head(self.forward_features(x_NCTHW, units), units)
 
     def forward_features(self, x_NCTHW: Tensor, units: int) -> Tensor:
@@ -163,7 +164,12 @@ class V4D(nn.Module):
         return self.forward_above(self.forward_below(x_NCTHW), units)
 
     def forward_below(self, x_NCTHW: Tensor) -> Tensor:
-        """The layers below the first 4D block, N3D of Algorithm 1: each unit by itself."""
+        """The layers below the first 4D block, N3D of Algorithm 1: each unit by itself.
+
+        Raises ValueError if ``x_NCTHW`` is not (N, 3, T, H, W).
+        """
+        if x_NCTHW.ndim != 5 or x_NCTHW.shape[1] != 3:
+            raise ValueError(f"x is {tuple(x_NCTHW.shape)}, not the (N, 3, T, H, W) of pixels")
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         y = (x_NCTHW.to(mean.dtype) - mean) / std
         for layer in self.layers_below:

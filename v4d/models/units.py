@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 
 def check_units(x: Tensor, units: int) -> None:
-    """Raises ValueError if ``units`` do not divide the batch of ``x``."""
+    """Raises ValueError if ``x`` is not (N, C, T, H, W), or ``units`` do not divide N."""
+    if x.ndim != 5:
+        raise ValueError(f"x has {x.ndim} dimensions, not the 5 of (N, C, T, H, W)")
     if units < 1 or x.shape[0] % units:
         raise ValueError(f"units={units} does not divide the {x.shape[0]} units of x")
 

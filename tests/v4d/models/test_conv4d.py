@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from v4d.models.conv4d import Conv4d, conv4d
 from v4d.models.units import units_as_batch, units_as_depth
@@ -123,3 +124,62 @@ def test_compiles_without_a_graph_break_and_exports(kernel):
 def test_what_does_not_fit_is_refused(x, weight, units, says):
     with pytest.raises(ValueError, match=says):
         conv4d(torch.randn(x), torch.randn(weight), units)
+
+
+class _Copies(TorchDispatchMode):
+    """Notes what copies as much as the input, and the layout that convolutions get."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.copies, self.layouts = size, [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        copies = name in ("clone", "copy_", "_to_copy", "contiguous", "cat", "constant_pad_nd")
+        # Not those of weights.
+        if copies and result.numel() >= self.size:
+            self.copies.append(name)
+        if name == "convolution":
+            self.layouts.append(args[0].is_contiguous(memory_format=torch.channels_last_3d))
+        return result
+
+
+@pytest.fixture
+def two_threads():
+    """With one, torch has a convolution of its own for kernels of one pixel, which knows the default layout only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (5, 3, 1, 1), (1, 3, 3, 3)])
+def test_nothing_is_copied(kernel):
+    x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    weight = torch.randn(16, 16, *kernel, requires_grad=True)
+    with _Copies(x.numel()) as seen:
+        y = conv4d(x, weight, 4)
+        y.backward(y.detach())
+    assert seen.copies == []
+    assert seen.layouts == [True]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("kernel", "units"), [((3, 3, 3, 3), 4), ((3, 1, 1, 3), 4), ((3, 3, 1, 1), 8)])
+def test_what_is_stacked_is_copied_once_and_stays_channels_last(kernel, units):
+    """And so are units of a single video on a CPU."""
+    x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
+    with _Copies(x.numel()) as seen:
+        y = conv4d(x, torch.randn(16, 16, *kernel), units)
+    assert seen.copies == ["constant_pad_nd", "cat"]
+    assert seen.layouts == [True]
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_bias():
+    x, weight, bias = torch.randn(8, 3, 4, 5, 6), torch.randn(5, 3, 3, 3, 1, 1), torch.randn(5)
+    expected = conv4d(x, weight, 4) + bias.view(1, -1, 1, 1, 1)
+    torch.testing.assert_close(conv4d(x, weight, 4, bias), expected)
+    with pytest.raises(ValueError, match=r"bias is of shape \(4,\), weight gives 5 channels"):
+        conv4d(x, weight, 4, bias[:4])

@@ -124,3 +124,19 @@ def test_compiles_without_a_graph_break_and_exports():
     expected = model(x, 4)
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x, 4), expected)
     torch.testing.assert_close(torch.export.export(model, (x, 4)).module()(x, 4), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "units", "says"),
+    [
+        ((4, 3, 32, 32), 4, r"x has 4 dimensions, not the 5 of \(N, C, T, H, W\)"),
+        ((4, 1, 2, 32, 32), 4, r"x is \(4, 1, 2, 32, 32\), not the \(N, 3, T, H, W\) of pixels"),
+        ((4, 3, 2, 32, 32), 3, "units=3 does not divide the 4 units"),
+        ((4, 3, 2, 32, 32), 0, "units=0 does not divide the 4 units"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["conv4d", "nonlocal"])
+def test_what_is_no_video_is_refused(kind, shape, units, says):
+    model = V4D(ModelConfig(block_4d=kind, **SMALL), 5)
+    with pytest.raises(ValueError, match=says):
+        model(torch.zeros(shape), units)
