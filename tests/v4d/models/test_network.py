@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from v4d.config import ModelConfig
+from v4d.models.conv4d import Conv4d
 from v4d.models.network import V4D
 from v4d.models.units import InterUnitBlock
 
@@ -140,3 +142,40 @@ def test_what_is_no_video_is_refused(kind, shape, units, says):
     model = V4D(ModelConfig(block_4d=kind, **SMALL), 5)
     with pytest.raises(ValueError, match=says):
         model(torch.zeros(shape), units)
+
+
+class _Layouts(TorchDispatchMode):
+    """Notes, of each convolution and its backward, whether what it gets is channels-last, and copies of features."""
+
+    def __init__(self):
+        super().__init__()
+        self.are_last, self.copies = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        if name in ("convolution", "convolution_backward"):
+            # The backward's first two are the gradient and the input.
+            for x in args[: 1 if name == "convolution" else 2]:
+                self.are_last.append(x.is_contiguous(memory_format=torch.channels_last_3d))
+        if name in ("clone", "copy_", "contiguous") and result.ndim == 5 and len(result) == 8:
+            self.copies += 1
+        return result
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_training_step_stays_channels_last(depth):
+    threads = torch.get_num_threads()
+    # With one, torch has a convolution of its own for kernels of one pixel, which knows the default layout only.
+    torch.set_num_threads(2)
+    try:
+        model = V4D(ModelConfig(depth=depth, norm_init_4d=1.0, base_width=8, dropout=0.0), 5)
+        model = model.to(memory_format=torch.channels_last_3d)
+        x = torch.randint(0, 256, (8, 3, 2, 64, 64), dtype=torch.uint8).contiguous(memory_format=torch.channels_last_3d)
+        with _Layouts() as seen:
+            model(x, 4).square().sum().backward()
+    finally:
+        torch.set_num_threads(threads)
+    convolutions = sum(isinstance(module, torch.nn.Conv3d | Conv4d) for module in model.modules())
+    assert len(seen.are_last) == 3 * convolutions
+    assert all(seen.are_last)
+    assert seen.copies == 0
