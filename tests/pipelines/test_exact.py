@@ -14,13 +14,14 @@ from nvidia.dali import Pipeline, fn, types
 from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader, batch_stream
 from pipelines.crop_pictures import cut_crop
 from pipelines.decoding import CropsOfPictures
-from pipelines.packets import PacketReader
+from pipelines.packets import PacketReader, needed_packets
 from pipelines.samples import EvalSamples, TrainSamples
 from preprocess.datasets.folder import list_folder
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import IVF_PACKET_HEADER, packet_offsets, read_dataset
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
+from tests.pipelines.synthetic import CountingShards
 
 CPU = torch.device("cpu")
 GROUPS = (1, 4, 8, 12, 32)
@@ -162,3 +163,24 @@ def test_needed_packets_of_h264_decode_to_the_frames_of_whole_videos(make, gop):
             found = decoded_by_pyav([bytes(packet) for packet in clip.packets])
             assert np.array_equal(found[clip.positions[clip.take]], wanted[frames]), (row.key, frames)
             assert gop > 1 or len(clip.packets) == len(set(frames.tolist()))
+
+
+@pytest.mark.parametrize("kind", ["mjpeg", "vp9, GOP 8", "vp9 in layers, GOP 32"])
+def test_evaluation_reads_and_decodes_once_for_all_crops(make, monkeypatch, kind):
+    data, take, given = make(kind, **KINDS[kind]), Sampling(5, 4, 8, 48), []
+
+    class Noted(CropsOfPictures):
+        def inputs(self, batch):
+            given.extend(packets for _, packets in batch)
+            return super().inputs(batch)
+
+    monkeypatch.setattr(batch_stream, "CropsOfPictures", Noted)
+    store = CountingShards(data.root / "train")
+    batches = list(EvalLoader(data, "train", take, global_batch=2, device=CPU, store=store))
+    assert {len(batch.crops) for batch in batches} == {3}
+    plan = EvalSamples(data, "train", take, 2, 3, 0, 1)
+    samples = [plan.sample(place) for places in plan.batches(0) for place in places]
+    needed = [needed_packets(sample.row.packet_back, set(sample.frames.tolist())) for sample in samples]
+    assert store.reads == sum(map(len, needed))
+    assert [len(packets.packets) for packets in given] == list(map(len, needed))
+    assert [len(packets.positions) for packets in given] == [len(set(sample.frames.tolist())) for sample in samples]

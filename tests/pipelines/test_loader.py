@@ -197,10 +197,10 @@ def same(a, b):
     return torch.equal(a.x, b.x) and torch.equal(a.labels_B, b.labels_B) and torch.equal(a.rows_B, b.rows_B)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_ranks_share_the_same_global_batches(dataset, ranks):
-    parts = [batches(dataset, 6, rank=rank, ranks=ranks) for rank in range(ranks)]
-    for whole, *shares in zip(batches(dataset, 6), *parts, strict=True):
+    parts = [batches(dataset, 6, global_batch=8, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for whole, *shares in zip(batches(dataset, 6, global_batch=8), *parts, strict=True):
         assert torch.equal(torch.cat([share.x for share in shares]), whole.x)
         assert torch.equal(torch.cat([share.rows_B for share in shares]), whole.rows_B)
 
