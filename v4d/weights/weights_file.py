@@ -50,11 +50,12 @@ class WeightsInfo(BaseModel):
         return self
 
 
-def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfig, source: str = "") -> None:
+def save_weights(path: Path | str, model: V4D, classes: Sequence[str], data: DataConfig, source: str = "") -> None:
     """Write ``model`` to a weights file; ``path`` holds the old file or the new one, never a part.
 
     ``classes`` may be empty. Raises DataError if they are not as many as the network's, and OSError.
     """
+    path = Path(path)
     if classes and len(classes) != model.num_classes:
         raise DataError(f"{path}: {len(classes)} names of classes for a network of {model.num_classes}")
     info = WeightsInfo(
@@ -68,8 +69,9 @@ def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfi
         temporary.write_bytes(content)
 
 
-def read_weights_info(path: Path) -> WeightsInfo:
+def read_weights_info(path: Path | str) -> WeightsInfo:
     """What a weights file says about itself, from its header alone. Raises DataError if it is not one."""
+    path = Path(path)
     with _opened(path) as file:
         return _info(file, path)
 

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +65,17 @@ def test_the_file_is_what_the_documentation_says(model, tmp_path):
     assert said["classes"] == list(CLASSES)
     assert said["model"]["blocks_4d"] == ["res3.0", "res5.1"]
     assert (said["data"]["units"], said["data"]["frames"], said["data"]["stride"]) == (3, 2, 5)
+
+
+def test_the_documentations_example_runs(tmp_path, monkeypatch, capsys):
+    """As it stands there, with names of files as strings."""
+    documentation = Path(__file__).parents[3] / "docs" / "weights.md"
+    (example,) = re.findall(r"```python\n(.*?)```", documentation.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    save_weights("fights.safetensors", V4D(ModelConfig(base_width=4), 3), CLASSES, DATA)
+    exec(example, {"x": torch.randint(0, 256, (3, 3, 2, 32, 32), dtype=torch.uint8)})
+    assert capsys.readouterr().out.strip() in CLASSES
 
 
 def test_a_block_without_norm_comes_back(tmp_path):
