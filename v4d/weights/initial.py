@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -29,23 +29,25 @@ _FILES = {18: "resnet18-f37072fd.pth", 50: "resnet50-0676ba61.pth"}
 _SITE = "https://download.pytorch.org/models/"
 
 
-def initialise(model: V4D, init: str) -> str:
+def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     """Put the weights that ``init`` names into ``model``, and return a line that says what came and what is fresh.
 
-    4D blocks that the source has not stay as they are, and the classifier too if the source tells another number of
-    classes apart.
+    4D blocks that the source has not stay as they are, and the classifier too if the source tells other classes apart
+    than ``classes``, or another number of them. Where the source or ``classes`` name none, as many are taken for the
+    same.
 
     Raises DataError if the source is missing, damaged, or of another architecture, naming the first key that differs;
     UsageError if it expects pixels normalised otherwise than the recipe says.
     """
     named, is_imagenet, file = init.partition("=")
     path = Path(file) if is_imagenet and named == IMAGENET else Path(init)
+    note = ""
     if init == IMAGENET:
         source = _FILES[model.config.depth]
         tensors = _as_ours(_fetched(model), "torchvision", model, Path(source))
     elif path.suffix == ".safetensors":
         source = str(path)
-        tensors = _of_weights_file(path, model)
+        tensors, note = _of_weights_file(path, model, classes)
     else:
         source = str(path)
         state = read_state_dict(path)
@@ -54,7 +56,7 @@ def initialise(model: V4D, init: str) -> str:
     model.load_state_dict(tensors, strict=False)
     fresh = [name for name in dict(model.named_parameters()) if name not in tensors]
     parts = sorted({name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in fresh})
-    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}"
+    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}{note}"
     if model.config.norm_4d and model.config.norm_init_4d and any("_4d" in part for part in parts):
         start = f"model.norm_init_4d = {model.config.norm_init_4d:g}"
         line += f" ({start}: with 0 they would leave the trained network as it is)"
@@ -95,11 +97,14 @@ def _as_ours(state: Mapping[str, Tensor], naming: str, model: V4D, path: Path) -
     return found.tensors
 
 
-def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
+def _of_weights_file(path: Path, model: V4D, classes: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors to take, and what is to be said of the classifier, if anything."""
     info, tensors = read_weights(path)
     _check_pixels((info.model.mean, info.model.std), model, path)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if info.num_classes != model.num_classes:
+    named = bool(info.classes and classes)
+    alien = sorted(set(info.classes) ^ set(classes)) if named else []
+    if info.num_classes != model.num_classes or alien:
         tensors = {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
     blocks_there = {name.split(".")[1] for name in tensors if "_4d." in name}
     # The backbone first, for its differences say most.
@@ -110,7 +115,13 @@ def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
         if not is_fresh and there != expected.get(name):
             here = expected.get(name, "no such weight")
             raise DataError(f"{path} is of another network: {name} is {there or 'missing'} there and {here} here")
-    return tensors
+    if info.num_classes != model.num_classes or not named or tuple(classes) == info.classes:
+        return tensors, ""
+    if alien:
+        return tensors, f" (of other classes there: only one side has '{alien[0]}')"
+    rows = [info.classes.index(name) for name in classes]
+    tensors |= {name: value[rows] for name, value in tensors.items() if name.startswith("classifier.")}
+    return tensors, "; the classifier's rows are put in the dataset's order"
 
 
 def _check_pixels(pixels: tuple[tuple[float, ...], tuple[float, ...]], model: V4D, path: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
 from v4d.checkpoint import LAST, load_checkpoint
-from v4d.config import DataConfig, ModelConfig
+from v4d.config import DataConfig, ModelConfig, load_recipe
 from v4d.models.network import V4D
+from v4d.train import train
 from v4d.weights.initial import initialise
 from v4d.weights.weights_file import save_weights
 
@@ -86,6 +87,46 @@ def test_a_weights_file_with_other_4d_blocks(tmp_path):
         name: value for name, value in model.state_dict().items() if "classifier" not in name and "5_0_4d" not in name
     }
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in taken.items())
+
+
+def test_a_classifier_goes_by_the_names_of_its_classes(tmp_path):
+    path, ours = tmp_path / "ours.safetensors", ("walk", "run", "jump")
+    source = network(classes=3, seed=2)
+    torch.nn.init.normal_(source.classifier.bias)
+    save_weights(path, source, ("jump", "walk", "run"), DataConfig())
+
+    model = network(classes=3)
+    said = initialise(model, str(path), ours)
+    assert said == f"weights from {path}; fresh: none; the classifier's rows are put in the dataset's order"
+    assert torch.equal(model.classifier.weight, source.classifier.weight[[1, 2, 0]])
+    assert torch.equal(model.classifier.bias, source.classifier.bias[[1, 2, 0]])
+
+    model = network(classes=3)
+    before = copied(model)
+    said = initialise(model, str(path), ("walk", "run", "fall"))
+    assert said == f"weights from {path}; fresh: classifier (of other classes there: only one side has 'fall')"
+    assert changed(before, model) == set(model.layers)
+
+    model = network(classes=3)
+    assert initialise(model, str(path), ("jump", "walk", "run")) == f"weights from {path}; fresh: none"
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
+
+    # Nobody knows what they are: as many are taken for the same.
+    save_weights(path, source, (), DataConfig())
+    model = network(classes=3)
+    assert initialise(model, str(path), ours) == f"weights from {path}; fresh: none"
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
+
+
+def test_a_run_takes_no_row_of_another_class(dataset, tmp_path):
+    path, names = tmp_path / "ours.safetensors", list(dataset.classes)
+    source = network(classes=len(names), seed=2, base_width=4)
+    save_weights(path, source, [*names[1:], names[0]], DataConfig())
+    tiny = ("model.base_width=4", "data.train_crop=32", "data.frames=2", "train.global_batch=12", "optim.lr=1e-12")
+    recipe = load_recipe("demo", (*tiny, "optim.epochs=1", "train.validate_every=0", f"train.init={path}"))
+    train(recipe, dataset.root, tmp_path / "run", 0)
+    rows = load_checkpoint(tmp_path / "run" / LAST).model["classifier.weight"]
+    torch.testing.assert_close(rows, source.classifier.weight.detach().roll(1, 0))
 
 
 @pytest.mark.parametrize(
