@@ -152,6 +152,38 @@ def test_another_file_is_refused_in_one_line(model, damage, says, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("num_classes", [10**13, 2**62, 10**30])
+def test_a_header_that_lies_of_sizes_is_refused_in_one_line(num_classes, model, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, model, (), DATA)
+    with_header(path, lambda said: said.update(num_classes=num_classes))
+    with pytest.raises(DataError, match="is not what its header says") as error:
+        load_pretrained(path)
+    assert "\n" not in str(error.value)
+    with_header(path, lambda said: (said.update(num_classes=3), said["model"].update(base_width=num_classes)))
+    with pytest.raises(DataError, match="is not what its header says") as error:
+        load_pretrained(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["conv4d", "nonlocal", "cgnl"])
+def test_a_network_comes_back_without_a_draw(kind, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    config = ModelConfig(base_width=8, block_4d=kind, mean=(1, 2, 3), std=(4, 5, 6))
+    model = V4D(config, 3)
+    save_weights(path, model, CLASSES, DATA)
+    before = torch.get_rng_state()
+    loaded = load_pretrained(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    there = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    here = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
+    assert there.keys() == here.keys()
+    assert all(torch.equal(value, here[name]) for name, value in there.items())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    x = torch.randint(0, 256, (6, 3, 2, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(loaded(x, 3), model.eval()(x, 3))
+
+
 class Hostile:
     """Unpickled, it makes a folder."""
 
