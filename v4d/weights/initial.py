@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-import pickle
+import hashlib
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -43,8 +44,9 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     path = Path(file) if is_imagenet and named == IMAGENET else Path(init)
     note = ""
     if init == IMAGENET:
-        source = _FILES[model.config.depth]
-        tensors = _as_ours(_fetched(model), "torchvision", model, Path(source))
+        path = _fetched(model)
+        source = path.name
+        tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
     elif path.suffix == ".safetensors":
         source = str(path)
         tensors, note = _of_weights_file(path, model, classes)
@@ -63,20 +65,36 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     return line
 
 
-def _fetched(model: V4D) -> Mapping[str, Tensor]:
+def _fetched(model: V4D) -> Path:
+    """The file of torchvision's network, from torch's cache, where it is put if it is not there yet."""
     name = _FILES[model.config.depth]
     if model.config.base_width != 64:
         raise UsageError(f"train.init = {IMAGENET} wants model.base_width = 64, not {model.config.base_width}")
-    try:
-        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
-            _SITE + name, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    digits = path.stem.rpartition("-")[2]
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(_SITE + name, str(path), hash_prefix=digits, progress=False)
+        except (URLError, HTTPException, OSError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {IMAGENET}=FILE"
+            ) from None
+    # torch compares the hash of what it fetches, not of what it finds.
+    if not _sha256(path).startswith(digits):
         raise DataError(
-            f"{_SITE}{name} cannot be fetched and read ({reason}): bring the file, then --init {IMAGENET}=FILE"
-        ) from None
-    return state
+            f"{path} is damaged: its sha256 is not {digits}..., as its name says: remove it, to have it fetched anew"
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where a run's weights come from: what is taken, what stays fresh, and what is refused."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from v4d.checkpoint import LAST, load_checkpoint
 from v4d.config import DataConfig, ModelConfig, load_recipe
 from v4d.models.network import V4D
 from v4d.train import train
+from v4d.weights import initial
 from v4d.weights.initial import initialise
 from v4d.weights.weights_file import save_weights
 
@@ -192,27 +194,57 @@ def test_a_network_of_another_project_is_to_be_imported_first(tmp_path):
         initialise(network(), "nowhere")
 
 
-@pytest.mark.parametrize(("depth", "name"), [(18, "resnet18-f37072fd.pth"), (50, "resnet50-0676ba61.pth")])
-def test_imagenet_is_fetched_once(depth, name, tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torch's cache, and no network: nobody listens there."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    # Nobody listens there: a network that is not to be reached.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    return tmp_path / "hub" / "checkpoints"
+
+
+def kept(cache, depth, content, monkeypatch):
+    """A file in the cache whose name tells its hash, and which is that of ResNet-``depth``."""
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(content, cache / "new")
+    name = f"resnet{depth}-{hashlib.sha256((cache / 'new').read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(initial._FILES, depth, name)
+    return (cache / "new").rename(cache / name)
+
+
+@pytest.mark.parametrize(("depth", "name"), [(18, "resnet18-f37072fd.pth"), (50, "resnet50-0676ba61.pth")])
+def test_imagenet_is_fetched_once(depth, name, cache, monkeypatch):
     model = network(depth=depth, base_width=64, blocks_4d=())
     before = copied(model)
-    with pytest.raises(DataError, match=rf"{name} cannot be fetched and read .*--init imagenet=FILE") as error:
+    with pytest.raises(DataError, match=rf"{name} cannot be fetched .*--init imagenet=FILE") as error:
         initialise(model, "imagenet")
     assert "\n" not in str(error.value)
     assert not changed(before, model)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / name).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="cannot be fetched and read") as error:
-        initialise(model, "imagenet")
-    assert "\n" not in str(error.value)
-    torch.save(PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state, cache / name)
-    assert initialise(model, "imagenet") == f"weights from {name}; fresh: classifier"
+    assert not list(cache.glob("*"))
+    resnet = PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state
+    path = kept(cache, depth, resnet, monkeypatch)
+    assert initialise(model, "imagenet") == f"weights from {path.name}; fresh: classifier"
     with pytest.raises(UsageError, match=r"wants model\.base_width = 64, not 8"):
         initialise(network(depth=depth), "imagenet")
+
+
+def test_a_fetched_file_that_is_kept_is_checked_again(cache, monkeypatch):
+    path = kept(cache, 18, {"conv1.weight": torch.zeros(64, 3, 7, 7)}, monkeypatch)
+    content = path.read_bytes()
+    model = network(base_width=64)
+    before = copied(model)
+    for i in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :])
+        with pytest.raises(DataError, match=r"is damaged: .* remove it, to have it fetched anew") as error:
+            initialise(model, "imagenet")
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+    assert not changed(before, model)
+
+
+def test_a_kept_file_with_something_else_in_it(cache, monkeypatch):
+    kept(cache, 18, [torch.zeros(3)], monkeypatch)
+    with pytest.raises(DataError, match="holds no state dict, which is tensors by name, but a list"):
+        initialise(network(base_width=64), "imagenet")
 
 
 def test_a_run_begins_with_the_weights_and_goes_on_without_them(dataset, resnet, tmp_path):
