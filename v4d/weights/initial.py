@@ -1,7 +1,7 @@
 """Where a run's weights come from: ``train.init`` of a recipe, which ``v4d train --init`` sets.
 
 - "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
-- "imagenet=FILE": the same from a file;
+- "imagenet=FILE": the same from a file of torch.save or safetensors;
 - "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet.
 """
 
@@ -22,7 +22,7 @@ from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
 from v4d.weights.imported import check, may_be_fresh
 from v4d.weights.torch_files import read_state_dict
-from v4d.weights.weights_file import read_weights
+from v4d.weights.weights_file import SUFFIX, read_weights
 
 IMAGENET = "imagenet"
 # With the first digits of their sha256, which is checked.
@@ -40,14 +40,15 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     Raises DataError if the source is missing, damaged, or of another architecture, naming the first key that differs;
     UsageError if it expects pixels normalised otherwise than the recipe says.
     """
-    named, is_imagenet, file = init.partition("=")
-    path = Path(file) if is_imagenet and named == IMAGENET else Path(init)
+    named, equals, file = init.partition("=")
+    is_imagenet_file = bool(equals) and named == IMAGENET
+    path = Path(file) if is_imagenet_file else Path(init)
     note = ""
     if init == IMAGENET:
         path = _fetched(model)
         source = path.name
         tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
-    elif path.suffix == ".safetensors":
+    elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
         tensors, note = _of_weights_file(path, model, classes)
     else:
@@ -101,6 +102,8 @@ def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:
     naming = nearest_naming(state)
     if naming == "torchvision":
         return
+    if naming is None and any(name.startswith("layers.stem.") for name in state):
+        raise DataError(f"{path} is a weights file of v4d: name it without {IMAGENET}=")
     if naming is None:
         raise DataError(f"{path} is no ResNet of torchvision: it has {next(iter(state))}")
     raise DataError(f"{path} is a network of {naming}: make it a weights file with v4d import-weights --from {naming}")

@@ -23,6 +23,8 @@ from preprocess.index import VERSION
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
 
+# What tells a weights file from a checkpoint, and from other programs' files, where a command takes either.
+SUFFIX = ".safetensors"
 _KEY = "v4d"
 
 

@@ -163,6 +163,15 @@ def test_a_run_is_exported(recipe, tmp_path):
     assert "there is no checkpoint" in said
 
 
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x", "x.safetensors.bak"])
+@pytest.mark.parametrize(
+    "command", [["import-weights", "theirs.pth", "--from", "mmaction2"], ["export-weights", "run"]]
+)
+def test_a_weights_file_is_named_as_one(command, name, tmp_path):
+    said = v4d(*command, "--out", tmp_path / name, code=2)
+    assert said == f"v4d: --out {tmp_path / name}: name a weights file as NAME.safetensors, by which it is known\n"
+
+
 @pytest.mark.parametrize("command", ["import-weights", "export-weights"])
 def test_the_commands_explain_themselves(command):
     assert f"Example: v4d {command}" in v4d(command, "--help")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
@@ -56,6 +57,20 @@ def test_a_2d_network_is_inflated(form, resnet):
     torch.testing.assert_close(kernel.sum(2), theirs["layer4.1.conv2.weight"])
     assert torch.equal(kernel[:, :, 0], kernel[:, :, 2])
     assert torch.equal(model.layers["res5_1"].norm2.running_var, theirs["layer4.1.bn2.running_var"])
+
+
+def test_imagenet_says_what_a_file_holds_whatever_its_name(resnet, tmp_path):
+    path, ours = tmp_path / "resnet.safetensors", tmp_path / "ours.safetensors"
+    save_file(torch.load(resnet), path)
+    expected, model = network(), network()
+    initialise(expected, str(resnet))
+    assert initialise(model, f"imagenet={path}") == f"weights from {path}; fresh: res3_1_4d, res4_1_4d"
+    assert not changed(copied(expected), model)
+    save_weights(ours, model, (), DataConfig())
+    with pytest.raises(DataError, match=r"ours\.safetensors is a weights file of v4d: name it without imagenet="):
+        initialise(network(), f"imagenet={ours}")
+    with pytest.raises(DataError, match="is a safetensors file of another program"):
+        initialise(network(), str(path))
 
 
 def test_a_classifier_of_as_many_classes_is_taken(resnet):
