@@ -1,11 +1,15 @@
 """Weights files: the network comes back from the file alone, bit for bit, and no other file is taken for one."""
 
+import io
 import json
 import pickle
 import re
 import struct
+import zipfile
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -207,6 +211,28 @@ def test_no_code_of_a_file_is_run(save, name, tmp_path):
         read_state_dict(path)
     assert "\n" not in str(error.value)
     assert not made.exists()
+
+
+@pytest.mark.parametrize("module", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_numbers_of_numpy_beside_a_state_dict_are_passed_over(module, tmp_path):
+    """As mmengine's checkpoints have them, from numpy 2 and from before."""
+    path, unpickled = tmp_path / "theirs.pth", io.BytesIO()
+    allowed = set(torch.serialization.get_safe_globals())
+    numbers = [np.float64(0.5), np.int64(3), np.bool_(True), np.dtype("f4")]
+    torch.save({"meta": {"best": numbers, "at": {np.int64(3): 1}}, "state_dict": {"a": torch.ones(2)}}, unpickled)
+    with zipfile.ZipFile(unpickled) as there, zipfile.ZipFile(path, "w") as here:
+        for name in there.namelist():
+            here.writestr(name, there.read(name).replace(b"numpy._core.multiarray", module))
+    with mock.patch.object(np, "dtype", side_effect=AssertionError("numpy was run")):
+        assert torch.equal(read_state_dict(path)["a"], torch.ones(2))
+    torch.save({"a": np.float64(0.5)}, path)
+    with pytest.raises(DataError, match="holds no state dict"):
+        read_state_dict(path)
+    # Arrays are another thing, and nothing else of the program reads such numbers.
+    torch.save({"state_dict": {"a": np.zeros(3)}}, path)
+    with pytest.raises(DataError, match=r"wants numpy\..*_reconstruct run to be read"):
+        read_state_dict(path)
+    assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 @pytest.mark.parametrize(
