@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.commands import bench
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
+from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
 from v4d.models.commands import models
 from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
     from preprocess.verify import Verified
     from v4d.config import Recipe
-    from v4d.evaluate import Accuracy
 
 _PATH = click.Path(path_type=Path)
 
@@ -64,6 +63,7 @@ main.add_command(models)
 main.add_command(bench)
 main.add_command(import_weights)
 main.add_command(export_weights)
+main.add_command(evaluate)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -189,29 +189,13 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
         console.print(part)
 
 
-def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    # click's own range lets NaN through.
-    if value is not None and not 0 <= value <= 1:
-        raise click.BadParameter(f"{value} is no share from 0 to 1")
-    return value
-
-
-_MAX_BAD = click.option(
-    "--max-bad",
-    type=float,
-    callback=_share,
-    metavar="SHARE",
-    help="Stop if more than this share of the videos cannot be loaded  [default: 0.001]",
-)
-
-
 @main.command()
 @click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one under shards/]")
 @click.option("--recipe", help="Name of a recipe, or a TOML file  [default: the one that fits the dataset and device]")
 @click.option("--out", type=_PATH, help="Folder for the run  [default: runs/DATASET-RECIPE]")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
 @click.option("--procs", type=click.IntRange(1), default=1, help="Processes on the CPU, with --gpus 0.")
-@_MAX_BAD
+@MAX_BAD_OPTION
 @click.option(
     "--keyframe-starts",
     is_flag=True,
@@ -269,85 +253,6 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad
     console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
 
-@main.command("eval")
-@click.argument("run", type=_PATH, required=False)
-@click.option(
-    "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video (Algorithm 1)."
-)
-@click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one the run was trained on]")
-@click.option("--split", default="val", help="Split to evaluate.")
-@click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time.")
-@click.option(
-    "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
-)
-@_MAX_BAD
-@click.option("--out", type=_PATH, help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN]")
-def evaluate(
-    run: Path | None,
-    u_infer: int,
-    data: Path | None,
-    split: str,
-    batch: int,
-    gpus: int | None,
-    max_bad: float | None,
-    out: Path | None,
-) -> None:
-    """Evaluate a run with Algorithm 1 and three crops.
-
-    RUN is the folder of a run, or a checkpoint; by default the newest run under runs/.
-
-    \b
-    Example: v4d eval --u-infer 10
-    """
-    from v4d.launch import choose_gpus
-    from v4d.runs import choose_run
-
-    gpus = min(1, choose_gpus(gpus))
-    run = run or choose_run()
-    out = out or (run if run.is_dir() else run.parent) / f"eval-{split}-u{u_infer}"
-    result = _evaluate(run, u_infer, gpus, data, split, batch, out, max_bad)
-    table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
-    table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
-    console.print(table)
-    console.print(f"scores: {out / 'scores.arrow'}")
-
-
-def _evaluate(
-    run: Path,
-    u_infer: int,
-    gpus: int,
-    data: Path | None,
-    split: str,
-    batch: int,
-    out: Path,
-    max_bad: float | None,
-) -> Accuracy:
-    import torch
-
-    from pipelines import MAX_BAD
-    from v4d.evaluate import evaluate as work
-    from v4d.launch import show_warnings
-
-    device = torch.device("cuda" if gpus else "cpu")
-    console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
-    began = time.monotonic()
-    show_warnings()
-    result = work(
-        run,
-        units_infer=u_infer,
-        device=device,
-        root=data,
-        split=split,
-        batch=batch,
-        out=out,
-        console=console,
-        max_bad=MAX_BAD if max_bad is None else max_bad,
-    )
-    left_out = f", {result.left_out} left out" if result.left_out else ""
-    console.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
-    return result
-
-
 @main.command()
 @click.option("--out", type=_PATH, default=Path("demo"), help="Folder for the demo's videos, shards and runs.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Seed of the videos and of training.")
@@ -383,7 +288,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()
         _train(recipe, shards, run, gpus, 1, None)
-        results[name] = _evaluate(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
+        results[name] = evaluate_and_say(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
     console.print(comparison(results))
 
 

@@ -1,6 +1,7 @@
 """The house rules: imports go one way, and a file stays readable."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,10 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_readable(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_torch_is_none_that_runs_code_of_the_files_it_reads():
+    """torch.load(weights_only=True) did before 2.6 (CVE-2025-32434)."""
+    said = (ROOT / "pyproject.toml").read_text()
+    (least,) = re.findall(r'"torch>=([\d.]+)"', said)
+    assert tuple(map(int, least.split("."))) >= (2, 6)

@@ -16,14 +16,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from pipelines import MAX_BAD, Batch, EvalLoader
 from preprocess.durable_files import replace_atomically
-from preprocess.errors import DataError
-from preprocess.index import VERSION, Dataset, read_dataset
-from v4d.checkpoint import LAST, load_checkpoint, load_weights
+from preprocess.index import VERSION
 from v4d.config import Recipe
 from v4d.inference import video_scores
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
+from v4d.trained import load_trained
 
 SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.list_(pa.float32()))])
 
@@ -75,31 +74,19 @@ def evaluate(
     console: Console,
     max_bad: float = MAX_BAD,
 ) -> Accuracy:
-    """Evaluate the last checkpoint of ``run`` with Algorithm 1 and three crops.
+    """Evaluate ``run``, a run's folder, a checkpoint or a weights file, with Algorithm 1 and three crops.
 
-    ``root`` is the dataset, by default the one the run was trained on. Writes ``out``/scores.arrow (key, label,
-    scores) and ``out``/accuracy.json, each naming what made it.
+    ``root`` is the dataset, by default the one the run was trained on; a weights file knows none. Writes
+    ``out``/scores.arrow (key, label, scores) and ``out``/accuracy.json, each naming what made it.
 
-    Raises DataError where checkpoint or dataset are missing or do not go together, and where more than ``max_bad``
-    (0 to 1) of the videos cannot be loaded; UsageError for too few units.
+    Raises DataError where network or dataset are missing or do not go together, and where more than ``max_bad``
+    (0 to 1) of the videos cannot be loaded; UsageError for too few units, or no dataset.
     """
-    path = run / LAST if run.is_dir() else run
-    checkpoint = load_checkpoint(path)
-    recipe = checkpoint.recipe
+    trained = load_trained(run)
+    recipe = trained.recipe
     sections(units_infer, recipe.data.units)
-    trained_on = Path(checkpoint.dataset)
-    if root is None and not trained_on.exists():
-        raise DataError(f"{trained_on}, which {path} was trained on, is gone: name the dataset with --data")
-    dataset = read_dataset(root or trained_on)
-    if root is None and dataset.fingerprint != checkpoint.fingerprint:
-        console.print(f"note: {trained_on} has been made anew since {path} was trained on it")
-    if dataset.classes != checkpoint.classes:
-        raise DataError(
-            f"{dataset.root} has other classes than {path} was trained on: {_difference(dataset, checkpoint.classes)}"
-        )
-    model = V4D(recipe.model, len(checkpoint.classes))
-    load_weights(model, checkpoint, path)
-    model = fold_norms(model).to(
+    dataset = trained.read_dataset(root, console)
+    model = fold_norms(trained.model).to(
         device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
     )  # type: ignore[call-overload]
     take = recipe.data.test_sampling(units_infer)
@@ -130,9 +117,7 @@ def evaluate(
     )
     about = {
         "v4d": VERSION,
-        "checkpoint": str(path.resolve()),
-        "step": checkpoint.step,
-        "recipe": recipe.model_dump(mode="json"),
+        **trained.about,
         "dataset": dataset.fingerprint,
         "split": split,
         "u_infer": units_infer,
@@ -145,10 +130,3 @@ def evaluate(
     with replace_atomically(out / "accuracy.json") as temporary:
         temporary.write_text(json.dumps({**asdict(accuracy), "chance": accuracy.chance, **about}, indent=2) + "\n")
     return accuracy
-
-
-def _difference(dataset: Dataset, classes: tuple[str, ...]) -> str:
-    if len(dataset.classes) != len(classes):
-        return f"{len(dataset.classes)} there, {len(classes)} here"
-    at = next(i for i, (a, b) in enumerate(zip(dataset.classes, classes, strict=True)) if a != b)
-    return f"class {at} is '{dataset.classes[at]}' there, '{classes[at]}' here"

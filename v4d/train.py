@@ -90,7 +90,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     resumed = _resume(run, recipe, dataset, model, optimizer)
     # The other ranks get the weights from the main one.
     if config.init and not resumed and place.is_main:
-        console.print(initialise(model, config.init))
+        console.print(initialise(model, config.init, dataset.classes))
     first_step = resumed.step if resumed else 0
     parallel: nn.Module = model
     if place.ranks > 1:

@@ -1,13 +1,16 @@
 """Evaluation: accuracy against a count by hand, the dump of scores, checkpoints that do not fit."""
 
+import io
 import json
 from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 import torch
+from click.testing import CliRunner
 from rich.console import Console
 
+from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
@@ -16,6 +19,7 @@ from v4d.config import ModelConfig
 from v4d.evaluate import evaluate
 from v4d.inference import video_scores
 from v4d.models.network import V4D
+from v4d.weights.weights_file import save_weights
 
 CPU = torch.device("cpu")
 
@@ -63,8 +67,7 @@ def test_accuracy_and_scores_are_what_the_network_says(dataset, run):
         )
         for i, batch in enumerate(loader)
     ]
-    with pa.memory_map(str(run / "out" / "scores.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
+    table = read_scores(run / "out")
     about = json.loads(table.schema.metadata[b"v4d"])
     assert about["u_infer"] == 5
     assert about["step"] == 3
@@ -78,6 +81,62 @@ def test_accuracy_and_scores_are_what_the_network_says(dataset, run):
     assert accuracy.top1 == pytest.approx(sum(hit < 1 for hit in hits) / 12)
     assert accuracy.top5 == pytest.approx(sum(hit < 5 for hit in hits) / 12)
     assert json.loads((run / "out" / "accuracy.json").read_text())["top1"] == accuracy.top1
+
+
+def read_scores(out):
+    with pa.memory_map(str(out / "scores.arrow")) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def command(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path):
+    path = tmp_path / "acts.safetensors"
+    command("export-weights", run, "--out", path)
+    options = ["--u-infer", "5", "--gpus", "0"]
+    said = command("eval", path, "--data", dataset.root, *options)
+    command("eval", run, *options)
+    there, here = tmp_path / "acts-eval-val-u5", run / "eval-val-u5"
+    assert f"scores: {there / 'scores.arrow'}" in said
+    assert "note:" not in said
+    assert read_scores(there).equals(read_scores(here))
+    about = json.loads(read_scores(there).schema.metadata[b"v4d"])
+    assert about["weights"] == str(path)
+    assert about["source"] == "recipe demo, step 3"
+    assert about["data"]["frames"] == 2
+    assert not {"step", "checkpoint", "recipe"} & set(about)
+    accuracy, of_run = (json.loads((out / "accuracy.json").read_text()) for out in (there, here))
+    assert about.items() <= accuracy.items()
+    assert all(accuracy[key] == of_run[key] for key in ("videos", "top1", "top5", "u_infer", "dataset", "crops"))
+    said = command("eval", path, *options, code=2)
+    assert said.splitlines()[-1] == f"v4d: {path} says nothing of a dataset: name one with --data"
+    said = command("eval", tmp_path / "none.safetensors", "--data", dataset.root, *options, code=1)
+    assert said.splitlines()[-1] == f"v4d: there is no weights file {tmp_path / 'none.safetensors'}"
+
+
+def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):
+    path, out = tmp_path / "ours.safetensors", tmp_path / "out"
+
+    def of(classes, names):
+        save_weights(path, V4D(recipe.model, classes), names, recipe.data)
+        said = io.StringIO()
+        options = {"units_infer": 4, "device": CPU, "root": dataset.root, "split": "val", "batch": 12, "out": out}
+        evaluate(path, **options, console=Console(file=said, width=500))
+        return said.getvalue()
+
+    names = dataset.classes
+    assert "note:" not in of(6, names)
+    assert f"note: {path} names no classes: they are taken for the dataset's, in its order" in of(6, ())
+    with pytest.raises(DataError, match=rf"other classes than .*ours\.safetensors: class 0 is '{names[0]}' there"):
+        of(6, (*names[1:], names[0]))
+    with pytest.raises(DataError, match=r"other classes than .*ours\.safetensors: 6 there, 7 here"):
+        of(7, ())
+    with pytest.raises(UsageError, match="--u-infer 3 is below the 4"):
+        evaluated(path, units_infer=3, root=dataset.root, out=out)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 12])

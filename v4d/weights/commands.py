@@ -6,15 +6,29 @@ from pathlib import Path
 
 import click
 
+from preprocess.errors import UsageError
+
 _PATH = click.Path(path_type=Path)
 # Those of v4d.weights.foreign_names, which would import torch, for --help too.
 _NAMINGS = ("torchvision", "pytorchvideo", "pyslowfast", "mmaction2", "v4d-released")
 
 
+def _weights_file(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    # That of v4d.weights.weights_file, which would import torch. By it --init and eval know the file.
+    if path.suffix != ".safetensors":
+        raise UsageError(f"--out {path}: name a weights file as NAME.safetensors, by which it is known")
+    return path
+
+
+_OUT = click.option(
+    "--out", type=_PATH, required=True, callback=_weights_file, help="Weights file to write, as NAME.safetensors."
+)
+
+
 @click.command("import-weights")
 @click.argument("file", type=_PATH)
 @click.option("--from", "naming", type=click.Choice(_NAMINGS), required=True, help="The project that FILE is from.")
-@click.option("--out", type=_PATH, required=True, help="Weights file to write, as NAME.safetensors.")
+@_OUT
 @click.option("--classes", type=_PATH, help="Names of the classes: a line each, or JSON.")
 @click.option("--units", type=click.IntRange(1), help="Action units it was trained on  [default: 4 of v4d-released, 1]")
 @click.option("--frames", type=click.IntRange(1), default=8, help="Frames of a unit that it was trained on.")
@@ -60,7 +74,7 @@ def import_weights(
 
 @click.command("export-weights")
 @click.argument("run", type=_PATH, required=False)
-@click.option("--out", type=_PATH, required=True, help="Weights file to write, as NAME.safetensors.")
+@_OUT
 def export_weights(run: Path | None, out: Path) -> None:
     """Make a weights file of a run's last checkpoint.
 

@@ -1,14 +1,15 @@
 """Where a run's weights come from: ``train.init`` of a recipe, which ``v4d train --init`` sets.
 
 - "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
-- "imagenet=FILE": the same from a file;
+- "imagenet=FILE": the same from a file of torch.save or safetensors;
 - "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,7 +22,7 @@ from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
 from v4d.weights.imported import check, may_be_fresh
 from v4d.weights.torch_files import read_state_dict
-from v4d.weights.weights_file import read_weights
+from v4d.weights.weights_file import SUFFIX, read_weights
 
 IMAGENET = "imagenet"
 # With the first digits of their sha256, which is checked.
@@ -29,23 +30,27 @@ _FILES = {18: "resnet18-f37072fd.pth", 50: "resnet50-0676ba61.pth"}
 _SITE = "https://download.pytorch.org/models/"
 
 
-def initialise(model: V4D, init: str) -> str:
+def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     """Put the weights that ``init`` names into ``model``, and return a line that says what came and what is fresh.
 
-    4D blocks that the source has not stay as they are, and the classifier too if the source tells another number of
-    classes apart.
+    4D blocks that the source has not stay as they are, and the classifier too if the source tells other classes apart
+    than ``classes``, or another number of them. Where the source or ``classes`` name none, as many are taken for the
+    same.
 
     Raises DataError if the source is missing, damaged, or of another architecture, naming the first key that differs;
     UsageError if it expects pixels normalised otherwise than the recipe says.
     """
-    named, is_imagenet, file = init.partition("=")
-    path = Path(file) if is_imagenet and named == IMAGENET else Path(init)
+    named, equals, file = init.partition("=")
+    is_imagenet_file = bool(equals) and named == IMAGENET
+    path = Path(file) if is_imagenet_file else Path(init)
+    note = ""
     if init == IMAGENET:
-        source = _FILES[model.config.depth]
-        tensors = _as_ours(_fetched(model), "torchvision", model, Path(source))
-    elif path.suffix == ".safetensors":
+        path = _fetched(model)
+        source = path.name
+        tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
+    elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
-        tensors = _of_weights_file(path, model)
+        tensors, note = _of_weights_file(path, model, classes)
     else:
         source = str(path)
         state = read_state_dict(path)
@@ -54,33 +59,51 @@ def initialise(model: V4D, init: str) -> str:
     model.load_state_dict(tensors, strict=False)
     fresh = [name for name in dict(model.named_parameters()) if name not in tensors]
     parts = sorted({name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in fresh})
-    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}"
+    line = f"weights from {source}; fresh: {', '.join(parts) or 'none'}{note}"
     if model.config.norm_4d and model.config.norm_init_4d and any("_4d" in part for part in parts):
         start = f"model.norm_init_4d = {model.config.norm_init_4d:g}"
         line += f" ({start}: with 0 they would leave the trained network as it is)"
     return line
 
 
-def _fetched(model: V4D) -> Mapping[str, Tensor]:
+def _fetched(model: V4D) -> Path:
+    """The file of torchvision's network, from torch's cache, where it is put if it is not there yet."""
     name = _FILES[model.config.depth]
     if model.config.base_width != 64:
         raise UsageError(f"train.init = {IMAGENET} wants model.base_width = 64, not {model.config.base_width}")
-    try:
-        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
-            _SITE + name, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    digits = path.stem.rpartition("-")[2]
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(_SITE + name, str(path), hash_prefix=digits, progress=False)
+        except (URLError, HTTPException, OSError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {IMAGENET}=FILE"
+            ) from None
+    # torch compares the hash of what it fetches, not of what it finds.
+    if not _sha256(path).startswith(digits):
         raise DataError(
-            f"{_SITE}{name} cannot be fetched and read ({reason}): bring the file, then --init {IMAGENET}=FILE"
-        ) from None
-    return state
+            f"{path} is damaged: its sha256 is not {digits}..., as its name says: remove it, to have it fetched anew"
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:
     naming = nearest_naming(state)
     if naming == "torchvision":
         return
+    if naming is None and any(name.startswith("layers.stem.") for name in state):
+        raise DataError(f"{path} is a weights file of v4d: name it without {IMAGENET}=")
     if naming is None:
         raise DataError(f"{path} is no ResNet of torchvision: it has {next(iter(state))}")
     raise DataError(f"{path} is a network of {naming}: make it a weights file with v4d import-weights --from {naming}")
@@ -95,11 +118,14 @@ def _as_ours(state: Mapping[str, Tensor], naming: str, model: V4D, path: Path) -
     return found.tensors
 
 
-def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
+def _of_weights_file(path: Path, model: V4D, classes: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors to take, and what is to be said of the classifier, if anything."""
     info, tensors = read_weights(path)
     _check_pixels((info.model.mean, info.model.std), model, path)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if info.num_classes != model.num_classes:
+    named = bool(info.classes and classes)
+    alien = sorted(set(info.classes) ^ set(classes)) if named else []
+    if info.num_classes != model.num_classes or alien:
         tensors = {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
     blocks_there = {name.split(".")[1] for name in tensors if "_4d." in name}
     # The backbone first, for its differences say most.
@@ -110,7 +136,13 @@ def _of_weights_file(path: Path, model: V4D) -> dict[str, Tensor]:
         if not is_fresh and there != expected.get(name):
             here = expected.get(name, "no such weight")
             raise DataError(f"{path} is of another network: {name} is {there or 'missing'} there and {here} here")
-    return tensors
+    if info.num_classes != model.num_classes or not named or tuple(classes) == info.classes:
+        return tensors, ""
+    if alien:
+        return tensors, f" (of other classes there: only one side has '{alien[0]}')"
+    rows = [info.classes.index(name) for name in classes]
+    tensors |= {name: value[rows] for name, value in tensors.items() if name.startswith("classifier.")}
+    return tensors, "; the classifier's rows are put in the dataset's order"
 
 
 def _check_pixels(pixels: tuple[tuple[float, ...], tuple[float, ...]], model: V4D, path: Path) -> None:

@@ -17,6 +17,30 @@ from preprocess.errors import DataError
 _WRAPPERS = ("model_state", "state_dict", "model")
 
 
+class _PassedOver:
+    """Stands for a number of numpy, or its type, in a checkpoint's other entries: nothing of numpy is run for it.
+
+    numpy's own functions would be no safe choice: a file can give a type flags that are not its own.
+    """
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# Checkpoints of mmengine have such numbers, as the best accuracy. torch knows what may stand for what by these names.
+_PASSED_OVER: list[Any] = [
+    type(name, (_PassedOver,), {"__module__": module})
+    for module, name in (
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.multiarray", "scalar"),
+    )
+]
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of torch.save or safetensors, on the CPU, without the prefix of data parallelism.
 
@@ -45,7 +69,8 @@ def _load(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PASSED_OVER):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
     except pickle.UnpicklingError as error:

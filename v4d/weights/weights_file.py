@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -22,6 +23,8 @@ from preprocess.index import VERSION
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
 
+# What tells a weights file from a checkpoint, and from other programs' files, where a command takes either.
+SUFFIX = ".safetensors"
 _KEY = "v4d"
 
 
@@ -50,11 +53,12 @@ class WeightsInfo(BaseModel):
         return self
 
 
-def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfig, source: str = "") -> None:
+def save_weights(path: Path | str, model: V4D, classes: Sequence[str], data: DataConfig, source: str = "") -> None:
     """Write ``model`` to a weights file; ``path`` holds the old file or the new one, never a part.
 
     ``classes`` may be empty. Raises DataError if they are not as many as the network's, and OSError.
     """
+    path = Path(path)
     if classes and len(classes) != model.num_classes:
         raise DataError(f"{path}: {len(classes)} names of classes for a network of {model.num_classes}")
     info = WeightsInfo(
@@ -68,8 +72,9 @@ def save_weights(path: Path, model: V4D, classes: Sequence[str], data: DataConfi
         temporary.write_bytes(content)
 
 
-def read_weights_info(path: Path) -> WeightsInfo:
+def read_weights_info(path: Path | str) -> WeightsInfo:
     """What a weights file says about itself, from its header alone. Raises DataError if it is not one."""
+    path = Path(path)
     with _opened(path) as file:
         return _info(file, path)
 
@@ -87,16 +92,31 @@ def load_pretrained(path: Path | str) -> V4D:
     """
     path = Path(path)
     info, tensors = read_weights(path)
-    model = V4D(info.model, info.num_classes)
-    model.classes = info.classes
+    model = _without_memory(info, path)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, here = found.get(name, "missing"), expected.get(name, "no such weight")
             raise DataError(f"{path} is not what its header says: {name} is {there} there and {here} in the network")
+    model.to_empty(device="cpu")
+    # All that a state dict leaves out.
+    for name, values in (("mean", info.model.mean), ("std", info.model.std)):
+        model.get_buffer(name).copy_(torch.tensor(values).view(1, 3, 1, 1, 1))
     model.load_state_dict(tensors)
+    model.classes = info.classes
     return model.eval()
+
+
+def _without_memory(info: WeightsInfo, path: Path) -> V4D:
+    """The network that a header tells of, with shapes alone: a header may lie, and a lie should cost nothing."""
+    try:
+        with torch.device("meta"):
+            return V4D(info.model, info.num_classes)
+    # Sizes that no tensor can have.
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"{path} is not what its header says, which no network can be: {reason}") from None
 
 
 @contextmanager

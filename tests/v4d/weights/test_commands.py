@@ -10,6 +10,7 @@ from cli import main
 from tests.v4d.weights.plain_resnets import PlainResNet
 from v4d.checkpoint import LAST, Checkpoint, save_checkpoint
 from v4d.models.network import V4D
+from v4d.weights.class_names import read_class_names
 from v4d.weights.weights_file import load_pretrained, read_weights_info
 
 NAMES = [f"class {i}" for i in range(7)]
@@ -63,8 +64,27 @@ def test_names_of_classes(theirs, name, content, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "names"),
+    [
+        ("names.txt", ' say "no"\n"a b"\n\n', ('say "no"', '"a b"')),
+        ("names.json", ['say "no"', '"a b"'], ('say "no"', '"a b"')),
+        ("names.json", {'say "no"': 1, '"a b"': 0, '"say "no""': 2}, ("a b", 'say "no"', 'say "no"')),
+    ],
+)
+def test_quotes_in_names_of_classes(name, content, names, tmp_path):
+    """Around a name pytorchvideo has them, in its object of numbers; elsewhere they are the name's own."""
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    assert read_class_names(tmp_path / name) == names
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
+        ("names.json", '["a", "", "c"]', "names.json: class 1 has an empty name"),
+        ("names.json", '["a", "b", " "]', "names.json: class 2 has an empty name"),
+        ("names.json", '{"a": 1, "": 0}', "names.json: class 0 has an empty name"),
+        ("names.json", '{"a": 1, "\\"\\"": 0}', "names.json: class 0 has an empty name"),
+        ("names.txt", "a\n\nc\n", "names.txt: class 1 has an empty name"),
         ("names.txt", "a\nb\n", "tells 7 classes apart, and 2 are named"),
         ("names.txt", "\n", "names no class"),
         ("names.json", "{", "is no list of classes"),
@@ -161,6 +181,15 @@ def test_a_run_is_exported(recipe, tmp_path):
     assert (info.data, info.source) == (recipe.data, "recipe demo, step 5")
     said = v4d("export-weights", tmp_path / "nowhere", "--out", out, code=1)
     assert "there is no checkpoint" in said
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x", "x.safetensors.bak"])
+@pytest.mark.parametrize(
+    "command", [["import-weights", "theirs.pth", "--from", "mmaction2"], ["export-weights", "run"]]
+)
+def test_a_weights_file_is_named_as_one(command, name, tmp_path):
+    said = v4d(*command, "--out", tmp_path / name, code=2)
+    assert said == f"v4d: --out {tmp_path / name}: name a weights file as NAME.safetensors, by which it is known\n"
 
 
 @pytest.mark.parametrize("command", ["import-weights", "export-weights"])

@@ -1,17 +1,21 @@
 """Where a run's weights come from: what is taken, what stays fresh, and what is refused."""
 
+import hashlib
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
 from v4d.checkpoint import LAST, load_checkpoint
-from v4d.config import DataConfig, ModelConfig
+from v4d.config import DataConfig, ModelConfig, load_recipe
 from v4d.models.network import V4D
+from v4d.train import train
+from v4d.weights import initial
 from v4d.weights.initial import initialise
 from v4d.weights.weights_file import save_weights
 
@@ -55,6 +59,20 @@ def test_a_2d_network_is_inflated(form, resnet):
     assert torch.equal(model.layers["res5_1"].norm2.running_var, theirs["layer4.1.bn2.running_var"])
 
 
+def test_imagenet_says_what_a_file_holds_whatever_its_name(resnet, tmp_path):
+    path, ours = tmp_path / "resnet.safetensors", tmp_path / "ours.safetensors"
+    save_file(torch.load(resnet), path)
+    expected, model = network(), network()
+    initialise(expected, str(resnet))
+    assert initialise(model, f"imagenet={path}") == f"weights from {path}; fresh: res3_1_4d, res4_1_4d"
+    assert not changed(copied(expected), model)
+    save_weights(ours, model, (), DataConfig())
+    with pytest.raises(DataError, match=r"ours\.safetensors is a weights file of v4d: name it without imagenet="):
+        initialise(network(), f"imagenet={ours}")
+    with pytest.raises(DataError, match="is a safetensors file of another program"):
+        initialise(network(), str(path))
+
+
 def test_a_classifier_of_as_many_classes_is_taken(resnet):
     model = network(classes=7)
     assert initialise(model, str(resnet)).endswith("fresh: res3_1_4d, res4_1_4d")
@@ -86,6 +104,46 @@ def test_a_weights_file_with_other_4d_blocks(tmp_path):
         name: value for name, value in model.state_dict().items() if "classifier" not in name and "5_0_4d" not in name
     }
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in taken.items())
+
+
+def test_a_classifier_goes_by_the_names_of_its_classes(tmp_path):
+    path, ours = tmp_path / "ours.safetensors", ("walk", "run", "jump")
+    source = network(classes=3, seed=2)
+    torch.nn.init.normal_(source.classifier.bias)
+    save_weights(path, source, ("jump", "walk", "run"), DataConfig())
+
+    model = network(classes=3)
+    said = initialise(model, str(path), ours)
+    assert said == f"weights from {path}; fresh: none; the classifier's rows are put in the dataset's order"
+    assert torch.equal(model.classifier.weight, source.classifier.weight[[1, 2, 0]])
+    assert torch.equal(model.classifier.bias, source.classifier.bias[[1, 2, 0]])
+
+    model = network(classes=3)
+    before = copied(model)
+    said = initialise(model, str(path), ("walk", "run", "fall"))
+    assert said == f"weights from {path}; fresh: classifier (of other classes there: only one side has 'fall')"
+    assert changed(before, model) == set(model.layers)
+
+    model = network(classes=3)
+    assert initialise(model, str(path), ("jump", "walk", "run")) == f"weights from {path}; fresh: none"
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
+
+    # Nobody knows what they are: as many are taken for the same.
+    save_weights(path, source, (), DataConfig())
+    model = network(classes=3)
+    assert initialise(model, str(path), ours) == f"weights from {path}; fresh: none"
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
+
+
+def test_a_run_takes_no_row_of_another_class(dataset, tmp_path):
+    path, names = tmp_path / "ours.safetensors", list(dataset.classes)
+    source = network(classes=len(names), seed=2, base_width=4)
+    save_weights(path, source, [*names[1:], names[0]], DataConfig())
+    tiny = ("model.base_width=4", "data.train_crop=32", "data.frames=2", "train.global_batch=12", "optim.lr=1e-12")
+    recipe = load_recipe("demo", (*tiny, "optim.epochs=1", "train.validate_every=0", f"train.init={path}"))
+    train(recipe, dataset.root, tmp_path / "run", 0)
+    rows = load_checkpoint(tmp_path / "run" / LAST).model["classifier.weight"]
+    torch.testing.assert_close(rows, source.classifier.weight.detach().roll(1, 0))
 
 
 @pytest.mark.parametrize(
@@ -151,27 +209,57 @@ def test_a_network_of_another_project_is_to_be_imported_first(tmp_path):
         initialise(network(), "nowhere")
 
 
-@pytest.mark.parametrize(("depth", "name"), [(18, "resnet18-f37072fd.pth"), (50, "resnet50-0676ba61.pth")])
-def test_imagenet_is_fetched_once(depth, name, tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torch's cache, and no network: nobody listens there."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    # Nobody listens there: a network that is not to be reached.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    return tmp_path / "hub" / "checkpoints"
+
+
+def kept(cache, depth, content, monkeypatch):
+    """A file in the cache whose name tells its hash, and which is that of ResNet-``depth``."""
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(content, cache / "new")
+    name = f"resnet{depth}-{hashlib.sha256((cache / 'new').read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(initial._FILES, depth, name)
+    return (cache / "new").rename(cache / name)
+
+
+@pytest.mark.parametrize(("depth", "name"), [(18, "resnet18-f37072fd.pth"), (50, "resnet50-0676ba61.pth")])
+def test_imagenet_is_fetched_once(depth, name, cache, monkeypatch):
     model = network(depth=depth, base_width=64, blocks_4d=())
     before = copied(model)
-    with pytest.raises(DataError, match=rf"{name} cannot be fetched and read .*--init imagenet=FILE") as error:
+    with pytest.raises(DataError, match=rf"{name} cannot be fetched .*--init imagenet=FILE") as error:
         initialise(model, "imagenet")
     assert "\n" not in str(error.value)
     assert not changed(before, model)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True, exist_ok=True)
-    (cache / name).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="cannot be fetched and read") as error:
-        initialise(model, "imagenet")
-    assert "\n" not in str(error.value)
-    torch.save(PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state, cache / name)
-    assert initialise(model, "imagenet") == f"weights from {name}; fresh: classifier"
+    assert not list(cache.glob("*"))
+    resnet = PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state
+    path = kept(cache, depth, resnet, monkeypatch)
+    assert initialise(model, "imagenet") == f"weights from {path.name}; fresh: classifier"
     with pytest.raises(UsageError, match=r"wants model\.base_width = 64, not 8"):
         initialise(network(depth=depth), "imagenet")
+
+
+def test_a_fetched_file_that_is_kept_is_checked_again(cache, monkeypatch):
+    path = kept(cache, 18, {"conv1.weight": torch.zeros(64, 3, 7, 7)}, monkeypatch)
+    content = path.read_bytes()
+    model = network(base_width=64)
+    before = copied(model)
+    for i in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :])
+        with pytest.raises(DataError, match=r"is damaged: .* remove it, to have it fetched anew") as error:
+            initialise(model, "imagenet")
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+    assert not changed(before, model)
+
+
+def test_a_kept_file_with_something_else_in_it(cache, monkeypatch):
+    kept(cache, 18, [torch.zeros(3)], monkeypatch)
+    with pytest.raises(DataError, match="holds no state dict, which is tensors by name, but a list"):
+        initialise(network(base_width=64), "imagenet")
 
 
 def test_a_run_begins_with_the_weights_and_goes_on_without_them(dataset, resnet, tmp_path):

@@ -1,9 +1,15 @@
 """Weights files: the network comes back from the file alone, bit for bit, and no other file is taken for one."""
 
+import io
 import json
 import pickle
+import re
 import struct
+import zipfile
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -63,6 +69,17 @@ def test_the_file_is_what_the_documentation_says(model, tmp_path):
     assert said["classes"] == list(CLASSES)
     assert said["model"]["blocks_4d"] == ["res3.0", "res5.1"]
     assert (said["data"]["units"], said["data"]["frames"], said["data"]["stride"]) == (3, 2, 5)
+
+
+def test_the_documentations_example_runs(tmp_path, monkeypatch, capsys):
+    """As it stands there, with names of files as strings."""
+    documentation = Path(__file__).parents[3] / "docs" / "weights.md"
+    (example,) = re.findall(r"```python\n(.*?)```", documentation.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    save_weights("fights.safetensors", V4D(ModelConfig(base_width=4), 3), CLASSES, DATA)
+    exec(example, {"x": torch.randint(0, 256, (3, 3, 2, 32, 32), dtype=torch.uint8)})
+    assert capsys.readouterr().out.strip() in CLASSES
 
 
 def test_a_block_without_norm_comes_back(tmp_path):
@@ -139,6 +156,38 @@ def test_another_file_is_refused_in_one_line(model, damage, says, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("num_classes", [10**13, 2**62, 10**30])
+def test_a_header_that_lies_of_sizes_is_refused_in_one_line(num_classes, model, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, model, (), DATA)
+    with_header(path, lambda said: said.update(num_classes=num_classes))
+    with pytest.raises(DataError, match="is not what its header says") as error:
+        load_pretrained(path)
+    assert "\n" not in str(error.value)
+    with_header(path, lambda said: (said.update(num_classes=3), said["model"].update(base_width=num_classes)))
+    with pytest.raises(DataError, match="is not what its header says") as error:
+        load_pretrained(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["conv4d", "nonlocal", "cgnl"])
+def test_a_network_comes_back_without_a_draw(kind, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    config = ModelConfig(base_width=8, block_4d=kind, mean=(1, 2, 3), std=(4, 5, 6))
+    model = V4D(config, 3)
+    save_weights(path, model, CLASSES, DATA)
+    before = torch.get_rng_state()
+    loaded = load_pretrained(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    there = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    here = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
+    assert there.keys() == here.keys()
+    assert all(torch.equal(value, here[name]) for name, value in there.items())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    x = torch.randint(0, 256, (6, 3, 2, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(loaded(x, 3), model.eval()(x, 3))
+
+
 class Hostile:
     """Unpickled, it makes a folder."""
 
@@ -162,6 +211,28 @@ def test_no_code_of_a_file_is_run(save, name, tmp_path):
         read_state_dict(path)
     assert "\n" not in str(error.value)
     assert not made.exists()
+
+
+@pytest.mark.parametrize("module", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_numbers_of_numpy_beside_a_state_dict_are_passed_over(module, tmp_path):
+    """As mmengine's checkpoints have them, from numpy 2 and from before."""
+    path, unpickled = tmp_path / "theirs.pth", io.BytesIO()
+    allowed = set(torch.serialization.get_safe_globals())
+    numbers = [np.float64(0.5), np.int64(3), np.bool_(True), np.dtype("f4")]
+    torch.save({"meta": {"best": numbers, "at": {np.int64(3): 1}}, "state_dict": {"a": torch.ones(2)}}, unpickled)
+    with zipfile.ZipFile(unpickled) as there, zipfile.ZipFile(path, "w") as here:
+        for name in there.namelist():
+            here.writestr(name, there.read(name).replace(b"numpy._core.multiarray", module))
+    with mock.patch.object(np, "dtype", side_effect=AssertionError("numpy was run")):
+        assert torch.equal(read_state_dict(path)["a"], torch.ones(2))
+    torch.save({"a": np.float64(0.5)}, path)
+    with pytest.raises(DataError, match="holds no state dict"):
+        read_state_dict(path)
+    # Arrays are another thing, and nothing else of the program reads such numbers.
+    torch.save({"state_dict": {"a": np.zeros(3)}}, path)
+    with pytest.raises(DataError, match=r"wants numpy\..*_reconstruct run to be read"):
+        read_state_dict(path)
+    assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 @pytest.mark.parametrize(
