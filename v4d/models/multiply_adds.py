@@ -57,6 +57,7 @@ def count_multiply_adds(compute: Callable[[], object]) -> MultiplyAdds:
         _aten._native_batch_norm_legit_no_training: lambda *_: 2,
         _aten.native_group_norm: lambda *_: 2,
         _aten.max_pool3d_with_indices: lambda _x, window, *_: prod(window),
+        _aten.max_pool2d_with_indices: lambda _x, window, *_: prod(window),
     }
     with FlopCounterMode(display=False, custom_mapping={op: of(rule) for op, rule in rules.items()}) as counter:
         with torch.no_grad():

@@ -66,6 +66,19 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(_conv(inputs, outputs, (1, 1, 1), stride), nn.BatchNorm3d(outputs))
 
 
+class _SpatialMaxPool(nn.Module):
+    """1×3×3 max-pool of stride 2 in space: of frames one by one, which torch does several times as fast as of units."""
+
+    def forward(self, x_NCTHW: Tensor) -> Tensor:
+        if not x_NCTHW.is_contiguous(memory_format=torch.channels_last_3d):
+            return F.max_pool3d(x_NCTHW, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        # Views, in the one layout and in the other.
+        frames_FCHW = x_NCTHW.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        pooled_FHWC = F.max_pool2d(frames_FCHW, 3, stride=2, padding=1).permute(0, 2, 3, 1)
+        pooled_NCTHW: Tensor = pooled_FHWC.unflatten(0, (x_NCTHW.shape[0], -1)).permute(0, 4, 1, 2, 3)
+        return pooled_NCTHW
+
+
 class _Stem(nn.Sequential):
     """Pixels to features: 1×7×7 convolution and 1×3×3 max-pool, each of stride 2 in space."""
 
@@ -74,7 +87,7 @@ class _Stem(nn.Sequential):
             _conv(3, width, (1, 7, 7), 2),
             nn.BatchNorm3d(width),
             nn.ReLU(inplace=True),
-            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            _SpatialMaxPool(),
         )
 
 

@@ -61,4 +61,5 @@ class Residual4dBlock(InterUnitBlock):
     def _joined(self, x_NCTHW: Tensor, y_NCTHW: Tensor) -> Tensor:
         if self.norm is not None:
             y_NCTHW = self.norm(y_NCTHW)
-        return F.relu(x_NCTHW + y_NCTHW) if self.activation else x_NCTHW + y_NCTHW
+        y_NCTHW = x_NCTHW + y_NCTHW
+        return F.relu(y_NCTHW, inplace=True) if self.activation else y_NCTHW
