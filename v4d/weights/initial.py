@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
+from preprocess.durable_files import sha256_of
 from preprocess.errors import DataError, UsageError
 from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
@@ -83,19 +83,11 @@ def _fetched(model: V4D) -> Path:
                 f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {IMAGENET}=FILE"
             ) from None
     # torch compares the hash of what it fetches, not of what it finds.
-    if not _sha256(path).startswith(digits):
+    if not sha256_of(path).startswith(digits):
         raise DataError(
             f"{path} is damaged: its sha256 is not {digits}..., as its name says: remove it, to have it fetched anew"
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:
