@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +65,3 @@ def free_memory() -> int:
     except (OSError, ValueError, KeyError):
         # There is no limit, or none of this kind.
         return available
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
-from pipelines.in_flight import plan_in_flight, usable_cores
+from pipelines.in_flight import plan_in_flight
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -158,7 +159,7 @@ class EvalLoader:
 
 def decode_threads(processes: int = 1) -> int:
     """How many threads decode in each of so many processes on this machine: their share of its cores, at most 8."""
-    return max(1, min(_MOST_THREADS, usable_cores() // processes))
+    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // processes))
 
 
 def _stream(

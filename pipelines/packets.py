@@ -58,10 +58,14 @@ def needed_packets(packet_back: np.ndarray, frames: Iterable[int]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """The packets that the frames ``asked`` of a video need: their numbers, and where each lies, as (start, size)."""
+    """The packets that frames of a video need: their numbers, and where each lies, as (start, size).
+
+    ``asked`` are the frames, ``distinct`` the same in order, each once.
+    """
 
     row: VideoRow
     asked: list[int]
+    distinct: list[int]
     needed: list[int]
     where: list[tuple[int, int]]
 
@@ -79,15 +83,14 @@ class PacketReader:
         """
         # With lists: of so few numbers NumPy's own functions cost more.
         asked = frames.tolist()
-        needed = sorted(set(asked))
-        if self._codec != "mjpeg":
-            needed = needed_packets(row.packet_back, needed)
+        distinct = sorted(set(asked))
+        needed = distinct if self._codec == "mjpeg" else needed_packets(row.packet_back, distinct)
         at = np.array(needed)
         starts = row.offset + packet_offsets(self._codec, row.packet_bytes)[at]
         where = list(zip(starts.tolist(), row.packet_bytes[at].tolist(), strict=True))
         for start, size in where:
             self._store.expect(row.shard, start, size)
-        return Wanted(row, asked, needed, where)
+        return Wanted(row, asked, distinct, needed, where)
 
     def read(self, wanted: Wanted) -> VideoPackets:
         """The packets that were announced.
@@ -107,9 +110,9 @@ class PacketReader:
             if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
                 raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
             packets.append(packet)
-        distinct = sorted(set(wanted.asked))
+        distinct = wanted.distinct
         place = {frame: i for i, frame in enumerate(distinct)}
-        positions = np.arange(len(needed)) if len(needed) == len(distinct) else np.searchsorted(needed, distinct)
+        positions = np.arange(len(needed)) if needed is distinct else np.searchsorted(needed, distinct)
         return VideoPackets(row, packets, positions, np.array([place[frame] for frame in wanted.asked]))
 
     def damaged(self, row: VideoRow, frame: int, start: int, what: str) -> Damaged:

@@ -1,7 +1,11 @@
 """The commands as a person types them, in a work folder; and the one line that each mistake gets."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -106,6 +110,30 @@ def test_ambiguous_choices_are_listed(work):
 def test_a_mistake_gets_one_clear_line(arguments, code, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert says in v4d(*arguments, code=code).replace("\n", " ")
+
+
+LARGE_PAGES = """
+from pathlib import Path
+from click.testing import CliRunner
+from cli import main
+
+result = CliRunner().invoke(main, ["eval", "nowhere", "--gpus", "0"])
+assert result.exit_code == 1, result.output
+import torch
+
+block = torch.ones(1 << 26)
+lines = Path("/proc/self/smaps").read_text().splitlines()
+print(sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages")))
+"""
+
+
+def test_commands_compute_in_large_pages():
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("this kernel gives none")
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run([sys.executable, "-c", LARGE_PAGES], capture_output=True, text=True, env=environment)
+    # Of 256 MB; the kernel may have some less.
+    assert int(done.stdout) > 100_000, done.stderr
 
 
 def test_models_shows_what_they_cost():

@@ -117,11 +117,7 @@ def _video_features(model: V4D, x_NCTHW: Tensor, videos: int, part_MS: np.ndarra
         return unit_NC[_of_videos(of_MS, videos).to(unit_NC.device)].mean(dim=1)
     units = part_MS.shape[1]
     x_NCTHW = taken(x_NCTHW, _of_videos(of_MS, videos).ravel())
-    for block, layers in stages[len(found) :]:
-        x_NCTHW = block(x_NCTHW, units)
-        for layer in layers:
-            x_NCTHW = layer(x_NCTHW)
-    return model.pool(x_NCTHW, units)
+    return model.pool(model.forward_above(x_NCTHW, units, len(found)), units)
 
 
 def _of_videos(which: np.ndarray, videos: int) -> Tensor:

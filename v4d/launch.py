@@ -45,9 +45,6 @@ class Place:
 
 def choose_gpus(asked: int | None) -> int:
     """How many GPUs to use: those asked for, or all there are. Raises UsageError if there are fewer than asked."""
-    # Before torch first asks for memory: large pages, where the kernel gives them to who asks. On two cores the layers
-    # of the stem then take half of the time, most of which the kernel had for mapping small ones.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Before CUDA starts: with its default of 8 hardware queues the decoder's many small launches are falsely
     # serialised with the training stream, which makes a ResNet-18 step 1.29 times slower (H200, DALI 2.4).
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")

@@ -1,13 +1,12 @@
 """A small dataset of ordered actions, and a recipe that trains on it in seconds."""
 
 import importlib.util
-import sys
-import types
 from functools import partial
 
 import pytest
 import torch
 
+from benchmarks.foreign_networks import pytorchvideo_hub
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset
 from preprocess.local import write_shards_locally
@@ -40,14 +39,7 @@ def recipe():
 
 @pytest.fixture(scope="session")
 def pytorchvideo():
-    """pytorchvideo's models. They import one operator of torchvision, for detection, that none of these runs."""
+    """pytorchvideo's networks."""
     if importlib.util.find_spec("pytorchvideo") is None:
         pytest.skip("pytorchvideo is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("torchvision") is None:
-            patch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-            patch.setitem(sys.modules, "torchvision.ops", types.ModuleType("torchvision.ops"))
-            sys.modules["torchvision.ops"].RoIAlign = torch.nn.Identity
-        from pytorchvideo.models import hub
-
-        yield hub
+    return pytorchvideo_hub()

@@ -189,9 +189,9 @@ class V4D(nn.Module):
             y = layer(y)
         return y
 
-    def forward_above(self, x_NCTHW: Tensor, units: int) -> Tensor:
-        """The layers from the first 4D block to the head, N4D of Algorithm 1."""
-        for block, layers in self.stages_4d:
+    def forward_above(self, x_NCTHW: Tensor, units: int, first_stage: int = 0) -> Tensor:
+        """The layers from the first 4D block to the head, N4D of Algorithm 1, or from a later one of ``stages_4d``."""
+        for block, layers in self.stages_4d[first_stage:]:
             x_NCTHW = block(x_NCTHW, units)
             for layer in layers:
                 x_NCTHW = layer(x_NCTHW)
