@@ -4,8 +4,9 @@ import pytest
 
 from pipelines import Sampling
 from preprocess.errors import UsageError
-from v4d.config import Recipe, load_recipe, packaged_recipes
+from v4d.config import Recipe
 from v4d.models.network import V4D
+from v4d.recipes.files import load_recipe, packaged_recipes
 from v4d.schedule import learning_rate
 
 

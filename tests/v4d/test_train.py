@@ -18,8 +18,8 @@ from preprocess.durable_files import held
 from preprocess.errors import DataError, UsageError
 from preprocess.index import as_record_batch, read_dataset, write_index
 from v4d.checkpoint import LAST, load_checkpoint, load_weights
-from v4d.config import load_recipe
 from v4d.models.network import V4D
+from v4d.recipes.files import load_recipe
 from v4d.schedule import learning_rate
 from v4d.train import TrainingError, train
 
