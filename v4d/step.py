@@ -97,7 +97,7 @@ class Learner:
     ) -> None:
         """``compute`` is what stands for ``model`` in training: compiled, or of several ranks."""
         self._recipe, self._model, self._optimizer, self._ranks = recipe, model, optimizer, ranks
-        self._compute = compute or model
+        self._compute = model if compute is None else compute
         self._device = model.classifier.weight.device
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.train.precision == "fp16")

@@ -99,8 +99,10 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     parallel: nn.Module = model
     if place.ranks > 1:
         device_ids = [device] if device.type == "cuda" else None
+        # A graph that is taken for static must sum its first gradients at once, not those of several parts.
+        static = not 0 < config.micro_batch < share
         parallel = DistributedDataParallel(
-            model, device_ids=device_ids, static_graph=True, gradient_as_bucket_view=True
+            model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
     compute = torch.compile(parallel) if config.compile else parallel
     learner = Learner(recipe, model, optimizer, compute, place.ranks)

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 _MARK = "recomputed"
 
@@ -27,12 +27,15 @@ def recompute_stages(layers: nn.ModuleDict, stages: Collection[str]) -> None:
 def run(layer: nn.Module, *inputs: Tensor | int) -> Tensor:
     """``layer(*inputs)``, recomputed in the backward pass if it is marked so."""
     if not getattr(layer, _MARK, False) or not torch.is_grad_enabled():
-        output: Tensor = layer(*inputs)
-        return output
+        return layer(*inputs)  # type: ignore[no-any-return]
     # The compiler writes to the statistics once, however often it computes; and takes no contexts.
-    contexts = noop_context_fn if torch.compiler.is_compiling() else partial(_contexts, layer)
-    again: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-    return again
+    output: Tensor
+    if torch.compiler.is_compiling():
+        output = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return output
+    contexts = partial(_contexts, layer)
+    output = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return output
 
 
 def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -42,11 +45,12 @@ def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
     """The second time the batch must not count in the norms' running statistics."""
-    norms = [m for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    were = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, were, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
