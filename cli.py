@@ -23,6 +23,7 @@ from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
 from v4d.models.commands import models
+from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ main.add_command(bench)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
+main.add_command(recipes)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -204,7 +206,7 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
     is_flag=True,
     help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
 )
-@click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet or imagenet=FILE.")
+@click.option("--init", metavar="WEIGHTS", help="Weights to start from: FILE, RUN, imagenet or imagenet=FILE.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
 def train(
     data: Path | None,
@@ -224,8 +226,8 @@ def train(
     """
     from preprocess.index import read_dataset
     from preprocess.work_folder import choose_dataset
-    from v4d.config import load_recipe
     from v4d.launch import choose_gpus
+    from v4d.recipes.files import load_recipe
     from v4d.runs import choose_recipe, choose_run_to_train
 
     gpus = choose_gpus(gpus)
@@ -238,6 +240,7 @@ def train(
         settings = (*settings, f"train.init={json.dumps(init)}")
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
     chosen.train.share_of(gpus or procs)
+    chosen.check_start()
     run = out or choose_run_to_train(dataset, chosen)
     _train(chosen, dataset.root, run, gpus, procs, max_bad)
     console.print(f"evaluate it with: v4d eval {run} --u-infer 10")

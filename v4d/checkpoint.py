@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ LAST = "last.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after ``step`` steps: weights, the states of optimizer and loader, recipe, and the dataset."""
+    """A run after ``step`` steps: weights, the states of optimizer and loader, recipe, and the dataset.
+
+    ``model`` are the weights to use; ``extras`` is what else training goes on from (see v4d.step.Learner): where
+    ``model`` are averages, the weights that are trained among it.
+    """
 
     step: int
     recipe: Recipe
@@ -31,6 +35,7 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     loader: dict[str, Any]
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from preprocess.errors import UsageError
 from preprocess.index import Dataset
 from v4d.checkpoint import LAST, load_checkpoint
-from v4d.config import Recipe, packaged_recipes
+from v4d.config import Recipe
+from v4d.recipes.files import packaged_recipes
 
 RUNS = Path("runs")
 
@@ -17,7 +18,8 @@ def choose_recipe(dataset: Dataset, device: str) -> str:
 
     Raises UsageError, with the candidates, where not exactly one does.
     """
-    fitting = [recipe for recipe in packaged_recipes().values() if device in recipe.fits.devices]
+    known = packaged_recipes().values()
+    fitting = [recipe for recipe in known if device in recipe.fits.devices and not recipe.fits.by_name]
     for_kind = [recipe.name for recipe in fitting if dataset.kind in recipe.fits.kinds]
     names = for_kind or [recipe.name for recipe in fitting if not recipe.fits.kinds]
     if len(names) != 1:

@@ -22,9 +22,10 @@ from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
+from v4d.losses import targets_of
 from v4d.models.network import V4D
 from v4d.schedule import learning_rate
-from v4d.step import build, train_step
+from v4d.step import Learner, build, distributed_norms
 from v4d.training_log import TrainingLog, left_out_before
 from v4d.weights.initial import initialise
 
@@ -68,6 +69,7 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
     Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together, or another
     process trains in ``run``; TrainingError where the loss is not finite or the GPU's memory does not suffice.
     """
+    recipe.check_start()
     with this_place(gpus) as place:
         console = Console(quiet=not place.is_main, markup=False, highlight=False)
         dataset = read_dataset(root)
@@ -92,13 +94,20 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     if config.init and not resumed and place.is_main:
         console.print(initialise(model, config.init, dataset.classes))
     first_step = resumed.step if resumed else 0
+    if config.sync_norm:
+        distributed_norms(model, place.ranks, device)
     parallel: nn.Module = model
     if place.ranks > 1:
         device_ids = [device] if device.type == "cuda" else None
+        # A graph that is taken for static must sum its first gradients at once, not those of several parts.
+        static = not 0 < config.micro_batch < share
         parallel = DistributedDataParallel(
-            model, device_ids=device_ids, static_graph=True, gradient_as_bucket_view=True
+            model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
     compute = torch.compile(parallel) if config.compile else parallel
+    learner = Learner(recipe, model, optimizer, compute, place.ranks)
+    if resumed:
+        learner.load_state_dict(resumed.extras)
 
     loader = TrainLoader(
         dataset,
@@ -143,13 +152,13 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             batch = next(batches)
             pending.waited.append(time.monotonic() - wait_began)
 
-            lr = learning_rate(recipe.optim, step, per_epoch)
+            lr = learning_rate(recipe, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             valid = loader.videos_in(step)
-            loss, correct = train_step(compute, optimizer, batch, recipe, device, valid, place.ranks)
-            pending.losses.append(loss)
-            pending.correct.append(correct)
+            learned = learner.step(batch, step, valid)
+            pending.losses.append(learned.loss)
+            pending.correct.append(learned.correct)
             pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
 
             done = step + 1
@@ -161,13 +170,13 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
                 left_out = _report(log, pending, recipe, place, loader)
                 pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
             if validation and at_epoch_end and _validates(recipe, done // per_epoch):
-                top1, val_left_out = _validate(model, recipe, validation, place)
+                top1, val_left_out = _validate(learner.network, recipe, validation, place)
                 said = {"val_top1": top1, "val_left_out": val_left_out}
                 log.validation({"step": step, "epoch": done // per_epoch, **said})
                 pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
             if saving and place.is_main:
                 log.sync()
-                _save(run, done, recipe, dataset, model, optimizer, loader)
+                _save(run, done, recipe, dataset, learner, optimizer, loader)
             if stopping:
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
 
@@ -191,7 +200,7 @@ def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loa
             left_out = 0
         left_out += videos[i] - int(loaded)
         _check(loader.bad, left_out, place)
-        lr = learning_rate(recipe.optim, step, loader.steps_per_epoch)
+        lr = learning_rate(recipe, step, loader.steps_per_epoch)
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
         log.step(
@@ -250,7 +259,7 @@ def _save(
     step: int,
     recipe: Recipe,
     dataset: Dataset,
-    model: V4D,
+    learner: Learner,
     optimizer: torch.optim.Optimizer,
     loader: TrainLoader,
 ) -> None:
@@ -260,9 +269,10 @@ def _save(
         classes=dataset.classes,
         dataset=str(dataset.root.resolve()),
         fingerprint=dataset.fingerprint,
-        model=model.state_dict(),
+        model=learner.network.state_dict(),
         optimizer=optimizer.state_dict(),
         loader=loader.state_dict(),
+        extras=learner.state_dict(),
     )
     try:
         save_checkpoint(run / LAST, checkpoint)
@@ -304,8 +314,8 @@ def _validate(model: V4D, recipe: Recipe, loader: EvalLoader, place: Place) -> t
             dist.broadcast(buffer, 0)
     counts = torch.zeros(3, device=place.device)
     for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
-        labels_B = batch.labels_B.to(place.device)
-        counts[:2] += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
+        hits_B = targets_of(batch, recipe.train, model.num_classes, place.device).hits(scores_BK)
+        counts[:2] += torch.stack([hits_B.sum(), (batch.labels_B >= 0).sum().to(place.device)])
     model.train()
     counts[2] = loader.bad.in_epoch
     if place.ranks > 1:

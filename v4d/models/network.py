@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.models.block_kinds import make_block
 from v4d.models.frames import FrameConv
+from v4d.models.recomputing import run
 from v4d.models.stem import Stem
 from v4d.models.units import InterUnitBlock, check_units
 
@@ -163,15 +164,15 @@ class V4D(nn.Module):
             raise ValueError(f"x is {tuple(x_NCTHW.shape)}, not the (N, 3, T, H, W) of pixels")
         y = (x_NCTHW.to(self.mean.dtype) - self.mean) / self.std
         for layer in self.layers_below:
-            y = layer(y)
+            y = run(layer, y)
         return y
 
     def forward_above(self, x_NCTHW: Tensor, units: int, first_stage: int = 0) -> Tensor:
         """The layers from the first 4D block to the head, N4D of Algorithm 1, or from a later one of ``stages_4d``."""
         for block, layers in self.stages_4d[first_stage:]:
-            x_NCTHW = block(x_NCTHW, units)
+            x_NCTHW = run(block, x_NCTHW, units)
             for layer in layers:
-                x_NCTHW = layer(x_NCTHW)
+                x_NCTHW = run(layer, x_NCTHW)
         return x_NCTHW
 
     def forward_head(self, x_NCTHW: Tensor, units: int) -> Tensor:

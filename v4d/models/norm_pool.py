@@ -32,12 +32,15 @@ def norm_pool(x_FCHW: Tensor, norm: nn.BatchNorm3d) -> Tensor:
     one after the other: where several pixels of a window are the largest, the first gets it all.
     """
     y_FCHW, _, mean_C, variance_C = _forward(x_FCHW, norm.weight, norm.bias, norm.eps)
-    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+    # As torch's norm has it: with ``momentum`` None all batches count alike.
+    share = norm.momentum or 0.0
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            share = 1 / norm.num_batches_tracked
+    if norm.running_mean is not None and norm.running_var is not None:
+        count = x_FCHW.numel() // x_FCHW.shape[1]
         with torch.no_grad():
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.add_(1)
-            share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-            count = x_FCHW.numel() // x_FCHW.shape[1]
             norm.running_mean.lerp_(mean_C, share)
             norm.running_var.lerp_(variance_C * (count / max(count - 1, 1)), share)
     pooled_FCHW: Tensor = y_FCHW

@@ -67,12 +67,15 @@ def test_a_mean_far_from_zero_costs_no_precision():
     assert_alike(pixels(8, 4, 16, 16, mean=3000.0), norm_of(4), rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("momentum", [None, 0.1, 1.0])
-def test_running_statistics_go_on_as_torchs(momentum):
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.1, 1.0])
+def test_running_statistics_go_on_as_torchs(momentum, counted):
     from v4d.models.norm_pool import norm_pool
 
     norm = norm_of(4)
     norm.momentum = momentum
+    if not counted:
+        norm.num_batches_tracked = None
     expected = copy.deepcopy(norm)
     for number in range(3):
         x = pixels(2, 4, 6, 6, mean=float(number)).detach()
