@@ -33,7 +33,7 @@ def norm_pool(x_FCHW: Tensor, norm: nn.BatchNorm3d) -> Tensor:
     """
     y_FCHW, _, mean_C, variance_C = _forward(x_FCHW, norm.weight, norm.bias, norm.eps)
     # As torch's norm has it: with ``momentum`` None all batches count alike.
-    share = norm.momentum or 0.0
+    share: float | Tensor = norm.momentum or 0.0
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if norm.momentum is None:
