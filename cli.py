@@ -206,6 +206,7 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
 )
 @click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet or imagenet=FILE.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
+@click.option("--track", multiple=True, type=click.Choice(["wandb", "mlflow"]), help="Send the curves there too.")
 def train(
     data: Path | None,
     recipe: str | None,
@@ -216,6 +217,7 @@ def train(
     keyframe_starts: bool,
     init: str | None,
     settings: tuple[str, ...],
+    track: tuple[str, ...],
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
 
@@ -227,10 +229,12 @@ def train(
     from v4d.config import load_recipe
     from v4d.launch import choose_gpus
     from v4d.runs import choose_recipe, choose_run_to_train
+    from v4d.trackers import see_that_trackers_are_installed
 
     gpus = choose_gpus(gpus)
     if gpus and procs > 1:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+    see_that_trackers_are_installed(track)
     dataset = read_dataset(data or choose_dataset())
     if keyframe_starts:
         settings = (*settings, "data.keyframe_starts=true")
@@ -239,11 +243,13 @@ def train(
     chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
     chosen.train.share_of(gpus or procs)
     run = out or choose_run_to_train(dataset, chosen)
-    _train(chosen, dataset.root, run, gpus, procs, max_bad)
+    _train(chosen, dataset.root, run, gpus, procs, max_bad, track)
     console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
-def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None) -> None:
+def _train(
+    recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None, track: tuple[str, ...] = ()
+) -> None:
     from pipelines import MAX_BAD
     from v4d.launch import launch, show_warnings
     from v4d.train import train as work
@@ -252,7 +258,7 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad
     console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
     show_warnings()
-    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad), gpus, procs)
+    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad, track), gpus, procs)
     console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
 

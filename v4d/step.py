@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from pipelines import Batch
 from v4d.config import Recipe
@@ -53,3 +54,8 @@ def train_step(
     (loss * ranks).backward()
     optimizer.step()
     return loss.detach(), (logits_BK.argmax(dim=1) == labels_B).sum()
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The L2 norm of all gradients that the last step left in ``model``, a scalar on its device; nothing waits."""
+    return get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
