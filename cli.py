@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 
 from benchmarks.commands import bench
+from benchmarks.doctor.commands import doctor
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
@@ -64,6 +65,7 @@ def main(debug: bool) -> None:
 main.add_command(preprocess)
 main.add_command(models)
 main.add_command(bench)
+main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
