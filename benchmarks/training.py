@@ -132,7 +132,7 @@ def _serve(name: str, work: Work, line: Connection) -> None:
         line.send(str(error))
 
 
-class _Process:
+class LoopProcess:
     """A loop's process, which runs in its turns alone."""
 
     def __init__(self, name: str, work: Work) -> None:
@@ -141,7 +141,7 @@ class _Process:
         self._process = context.Process(target=_serve, args=(name, work, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        self._pid = self._process.pid or 0
+        self.pid = self._process.pid or 0
 
     def turn(self) -> Turn:
         """The figures of the next turn. Raises DataError if the loop fails."""
@@ -151,11 +151,11 @@ class _Process:
             found = f"its process ended with exit code {self._process.exitcode}"
         if not isinstance(found, Turn):
             raise DataError(f"{self._name}: {found}")
-        os.kill(self._pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
         return found
 
     def go_on(self) -> None:
-        os.kill(self._pid, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
         self._line.send(True)
 
     def end(self) -> None:
@@ -165,11 +165,11 @@ class _Process:
 
 def measure(work: Work, rounds: int) -> list[dict[str, Turn]]:
     """A turn of each loop in every round, after one that does not count. Raises DataError if one of them fails."""
-    processes: dict[str, _Process] = {}
+    processes: dict[str, LoopProcess] = {}
     found = []
     try:
         for name in _LOOPS:
-            processes[name] = _Process(name, work)
+            processes[name] = LoopProcess(name, work)
             processes[name].turn()
         for _ in range(rounds):
             of_round = {}

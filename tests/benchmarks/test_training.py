@@ -1,9 +1,12 @@
 """The trainer's benchmark runs both loops by turns, and says what they came to. No test looks at a time."""
 
+import time
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
-from benchmarks.training import Turn, Work, as_table, conclusion, make_dataset, measure, overheads
+from benchmarks.training import LoopProcess, Turn, Work, as_table, conclusion, make_dataset, measure, overheads
 from preprocess.errors import DataError
 from v4d.config import load_recipe
 
@@ -22,6 +25,18 @@ def test_both_loops_take_turns(work):
         assert 0 <= turn.waited_s < turn.step_s
         assert turn.cpu_s > 0
     assert as_table(work, found).row_count == 2
+
+
+def test_a_loop_stands_still_between_its_turns(work):
+    process = LoopProcess("bare loop", work)
+    try:
+        process.turn()
+        until = time.monotonic() + 30
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < until, "it is not stopped"
+            time.sleep(0.01)
+    finally:
+        process.end()
 
 
 def test_a_loop_that_fails_says_why(work, tmp_path):
