@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 
 from benchmarks.commands import bench
+from benchmarks.doctor.commands import doctor
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
@@ -65,6 +66,7 @@ def main(debug: bool) -> None:
 main.add_command(preprocess)
 main.add_command(models)
 main.add_command(bench)
+main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
@@ -208,6 +210,7 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
 )
 @click.option("--init", metavar="WEIGHTS", help="Weights to start from: FILE, RUN, imagenet or imagenet=FILE.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
+@click.option("--track", multiple=True, type=click.Choice(["wandb", "mlflow"]), help="Send the curves there too.")
 def train(
     data: Path | None,
     recipe: str | None,
@@ -218,6 +221,7 @@ def train(
     keyframe_starts: bool,
     init: str | None,
     settings: tuple[str, ...],
+    track: tuple[str, ...],
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
 
@@ -229,10 +233,12 @@ def train(
     from v4d.launch import choose_gpus
     from v4d.recipes.files import load_recipe
     from v4d.runs import choose_recipe, choose_run_to_train
+    from v4d.trackers import see_that_trackers_are_installed
 
     gpus = choose_gpus(gpus)
     if gpus and procs > 1:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+    see_that_trackers_are_installed(track)
     dataset = read_dataset(data or choose_dataset())
     if keyframe_starts:
         settings = (*settings, "data.keyframe_starts=true")
@@ -242,11 +248,13 @@ def train(
     chosen.train.share_of(gpus or procs)
     chosen.check_start()
     run = out or choose_run_to_train(dataset, chosen)
-    _train(chosen, dataset.root, run, gpus, procs, max_bad)
+    _train(chosen, dataset.root, run, gpus, procs, max_bad, track)
     console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
-def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None) -> None:
+def _train(
+    recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None, track: tuple[str, ...] = ()
+) -> None:
     from pipelines import MAX_BAD
     from v4d.launch import launch, show_warnings
     from v4d.train import train as work
@@ -255,7 +263,7 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad
     console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
     show_warnings()
-    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad), gpus, procs)
+    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad, track), gpus, procs)
     console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
 
 

@@ -75,12 +75,11 @@ class Learned:
     """What a step says, on the device, each ().
 
     ``loss`` is this rank's share of the mean loss over the videos of the global batch, ``correct`` how many of its
-    videos were told right, ``gradient_norm`` the norm of the gradient of all parameters on all ranks, before clipping.
+    videos were told right.
     """
 
     loss: Tensor
     correct: Tensor
-    gradient_norm: Tensor
 
 
 class Learner:
@@ -104,6 +103,7 @@ class Learner:
         self._device = model.classifier.weight.device
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.train.precision == "fp16")
+        self._unclipped: Tensor | None = None
         # Before its first update it is the model as it is here, and that update takes the model as it is then.
         self._average: AveragedModel | None = None
         if recipe.train.ema:
@@ -159,22 +159,24 @@ class Learner:
                 self._scaler.scale(loss * self._ranks).backward()
             losses.append(loss.detach())
             correct.append(targets.at(part).hits(logits_BK).sum())
-        norm = self._update()
-        return Learned(sum(losses[1:], losses[0]), sum(correct[1:], correct[0]), norm)
+        self._update()
+        return Learned(sum(losses[1:], losses[0]), sum(correct[1:], correct[0]))
 
-    def _update(self) -> Tensor:
-        """Change the weights by their gradients, and return the norm of these."""
+    def gradient_norm(self) -> Tensor:
+        """The norm of the last step's gradient of all parameters on all ranks, before clipping: (), on the device."""
+        if self._unclipped is not None:
+            return self._unclipped
+        return get_total_norm([p.grad for p in self._trained if p.grad is not None])
+
+    def _update(self) -> None:
+        """Change the weights by their gradients."""
         self._scaler.unscale_(self._optimizer)
-        clip_norm = self._recipe.optim.clip_norm
-        if clip_norm:
-            norm = clip_grad_norm_(self._trained, clip_norm)
-        else:
-            norm = get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        if self._recipe.optim.clip_norm:
+            self._unclipped = clip_grad_norm_(self._trained, self._recipe.optim.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        return norm
 
 
 def _parts(videos: int, most: int) -> Iterator[slice]:

@@ -23,9 +23,12 @@ from v4d.config import Recipe
 from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
 from v4d.losses import targets_of
+from v4d.meter import Meter, training_meter
 from v4d.models.network import V4D
+from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
 from v4d.step import Learner, build, distributed_norms
+from v4d.trackers import start_trackers
 from v4d.training_log import TrainingLog, left_out_before
 from v4d.weights.initial import initialise
 
@@ -50,16 +53,17 @@ class _Steps:
     losses: list[Tensor]
     correct: list[Tensor]
     videos: list[tuple[int, int]]
-    began: float
-    waited: list[float]
 
 
-def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> None:
+def train(
+    recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD, track: tuple[str, ...] = ()
+) -> None:
     """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
 
-    ``run`` gets last.pt, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone, not on the
-    number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since each
-    normalises over its share of the batch.)
+    ``run`` gets last.pt, log.jsonl and tensorboard/, and so do the trackers that ``track`` names its curves (see
+    ``start_trackers``; like ``max_bad`` that is not part of the recipe). Batches depend on the recipe and the dataset
+    alone, not on the number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs
+    too, since each normalises over its share of the batch.)
 
     A video that cannot be loaded counts in no loss: the gradient is that of the other videos' losses, each weighed as
     if it were there, so that ranks need not agree on a weight. More than ``max_bad`` (0 to 1) of the videos of an
@@ -78,12 +82,20 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
             if place.is_main:
                 remove_left_overs(run)
             try:
-                _train(recipe, dataset, run, place, console, max_bad)
+                _train(recipe, dataset, run, place, console, max_bad, track)
             except torch.OutOfMemoryError:
                 raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
 
 
-def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console, max_bad: float) -> None:
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Path,
+    place: Place,
+    console: Console,
+    max_bad: float,
+    track: tuple[str, ...],
+) -> None:
     config, device = recipe.train, place.device
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
@@ -138,25 +150,33 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
     left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
 
+    trackers = start_trackers(track, run, recipe, dataset.root, console.print) if place.is_main else []
+    meter = training_meter(recipe, len(dataset.classes), place)
+
     with (
-        TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
+        TrainingLog(
+            run, console, first_step=first_step, steps=steps, silent=not place.is_main, trackers=trackers
+        ) as log,
         # Several ranks would have to agree on the step: there a signal ends the run at its last checkpoint.
         stop_signals(listen=place.ranks == 1) as stop_asked,
     ):
-        pending = _Steps(first_step, left_out, [], [], [], time.monotonic(), [])
+        pending = _Steps(first_step, left_out, [], [], [])
         batches = iter(loader)
+        meter.restart()
         for step in range(first_step, steps):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
             torch.manual_seed(config.seed * 1_000_003 + step * place.ranks + place.rank)
-            wait_began = time.monotonic()
-            batch = next(batches)
-            pending.waited.append(time.monotonic() - wait_began)
+            with meter.waiting():
+                batch = next(batches)
+            if step == first_step and place.is_main:
+                log.first_batch(sample_sheet(batch, recipe.data.units, dataset.classes))
 
             lr = learning_rate(recipe, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             valid = loader.videos_in(step)
-            learned = learner.step(batch, step, valid)
+            with meter.computing():
+                learned = learner.step(batch, step, valid)
             pending.losses.append(learned.loss)
             pending.correct.append(learned.correct)
             pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
@@ -167,13 +187,13 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             saving = done == steps or stopping or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                left_out = _report(log, pending, recipe, place, loader)
-                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
+                left_out = _report(log, pending, meter, learner, recipe, place, loader)
+                pending = _Steps(done, left_out, [], [], [])
             if validation and at_epoch_end and _validates(recipe, done // per_epoch):
                 top1, val_left_out = _validate(learner.network, recipe, validation, place)
                 said = {"val_top1": top1, "val_left_out": val_left_out}
                 log.validation({"step": step, "epoch": done // per_epoch, **said})
-                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
+                meter.restart()
             if saving and place.is_main:
                 log.sync()
                 _save(run, done, recipe, dataset, learner, optimizer, loader)
@@ -181,40 +201,48 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
                 raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
 
 
-def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> int:
+def _report(
+    log: TrainingLog, pending: _Steps, meter: Meter, learner: Learner, recipe: Recipe, place: Place, loader: TrainLoader
+) -> int:
     """Bring the figures of the steps since the last report from the device, and log each step.
 
     Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
     DataError if they are too many.
     """
+    norm = learner.gradient_norm()
     counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
     figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double(), *counts])
     if place.ranks > 1:
         dist.all_reduce(figures)
-    seconds = time.monotonic() - pending.began
+    of_steps, grad_norm = figures.T.tolist(), norm.item()
     videos = [loader.videos_in(pending.first + i) for i in range(len(pending.losses))]
-    left_out = pending.left_out
-    for i, (loss, correct, labelled, loaded) in enumerate(figures.T.tolist()):
-        step = pending.first + i
-        if step % loader.steps_per_epoch == 0:
-            left_out = 0
-        left_out += videos[i] - int(loaded)
-        _check(loader.bad, left_out, place)
-        lr = learning_rate(recipe, step, loader.steps_per_epoch)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
-        log.step(
-            {
-                "step": step,
-                "epoch": step // loader.steps_per_epoch + 1,
-                "loss": loss * (videos[i] / max(labelled, 1)),
-                "top1": correct / max(labelled, 1),
-                "lr": lr,
-                "videos_per_s": sum(videos) / seconds,
-                "data_wait": sum(pending.waited) / seconds,
-                "left_out": left_out,
-            }
-        )
+    measured = meter.read(sum(videos))
+    left_out, records = pending.left_out, []
+    try:
+        for i, (loss, correct, labelled, loaded) in enumerate(of_steps):
+            step = pending.first + i
+            if step % loader.steps_per_epoch == 0:
+                left_out = 0
+            left_out += videos[i] - int(loaded)
+            _check(loader.bad, left_out, place)
+            lr = learning_rate(recipe, step, loader.steps_per_epoch)
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
+            records.append(
+                {
+                    "step": step,
+                    "epoch": step // loader.steps_per_epoch + 1,
+                    "loss": loss * (videos[i] / max(labelled, 1)),
+                    "top1": correct / max(labelled, 1),
+                    "lr": lr,
+                    "left_out": left_out,
+                    **measured,
+                }
+            )
+        # Of the last step alone: that is what lies in the parameters' gradients. JSON knows no infinity.
+        records[-1]["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
+    finally:
+        log.steps(records)
     return left_out
 
 
