@@ -13,14 +13,12 @@ On a GPU ours runs in bfloat16 and plain in both float32, as it is written, and 
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from statistics import median
 
@@ -160,8 +158,8 @@ def _test(job: Job, model: nn.Module, x_NCTHW: Tensor) -> Callable[[], Tensor]:
 def _serve(job: Job, threads: int, seconds: float, line: Connection) -> None:
     """Do the job for a turn each time it is asked for: answers with seconds per video and peak memory in MB.
 
-    The first turn is to warm up. Between turns a GPU's memory is free for others. Where it does not suffice the answer
-    is None.
+    The first turn is to warm up. Between turns a GPU's memory is free for others. What cannot be done is answered with
+    the reason.
     """
     torch.set_num_threads(threads)
     on_gpu = job.device == "cuda"
@@ -177,13 +175,16 @@ def _serve(job: Job, threads: int, seconds: float, line: Connection) -> None:
         return (time.perf_counter() - began) / (count * job.videos)
 
     while line.recv():
+        answer: tuple[float, float] | str
         try:
             if run is None:
                 run = prepared(job)
                 run()
             answer = turn(run), _peak_memory(on_gpu)
         except torch.OutOfMemoryError:
-            answer = None
+            answer = "memory does not suffice"
+        except ImportError as missing:
+            answer = str(missing)
         if on_gpu:
             torch.cuda.empty_cache()
         line.send(answer)
@@ -197,11 +198,12 @@ def _peak_memory(on_gpu: bool) -> float:
 
 @dataclass
 class Result:
-    """Seconds per video of each round, and peak memory in MB; no seconds where memory does not suffice."""
+    """Seconds per video of each round, and peak memory in MB, or the problem that it met."""
 
     job: Job
     seconds: list[float] = field(default_factory=list)
     peak: float = 0.0
+    problem: str = ""
 
 
 def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[Result]:
@@ -221,7 +223,9 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
             for result, line in zip(results, lines, strict=True):
                 line.send(True)
                 answer = line.recv()
-                if answer and number:
+                if isinstance(answer, str):
+                    result.problem = answer
+                elif number:
                     result.seconds.append(answer[0])
                     result.peak = answer[1]
     finally:
@@ -249,7 +253,7 @@ def jobs_of(depth: int, crop: int, device: str, compiled: bool) -> list[list[Job
     size = ("test", network, 1, frames, crop if depth == 18 or device != "cpu" else crop // 2, device)
     tests = ("plain", "plain, as written", "v4d, as written", "v4d")
     found.append([Job(way, *size, precision=ours) for way in tests])
-    if depth == 50 and find_spec("pytorchvideo"):
+    if depth == 50:
         for task in ("train", "forward"):
             size = (task, "i3d_s_resnet50", 2 * batch, 8, crop, device)
             found.append([Job(way, *size, precision=ours) for way in ("pytorchvideo slow_r50", "v4d")])
@@ -263,20 +267,25 @@ def as_table(comparisons: list[list[Result]]) -> Table:
         table.add_column(column, justify="right")
     for results in comparisons:
         for number, result in enumerate(results):
-            if not result.seconds:
-                table.add_row("", result.job.way, "memory does not suffice")
+            if result.problem:
+                table.add_row(result.job.title if number == 0 else "", result.job.way, result.problem)
                 continue
-            ratio = median(a / b for a, b in zip(results[0].seconds or [math.nan], result.seconds, strict=False))
+            first = results[0]
+            ratio = "" if number == 0 or first.problem else f"{_times_as_fast(result, first):.2f}"
             table.add_row(
                 result.job.title if number == 0 else "",
                 result.job.way,
                 _milliseconds(median(result.seconds)),
                 f"{1 / median(result.seconds):,.1f}",
-                f"{ratio:.2f}" if number else "",
+                ratio,
                 f"{result.peak:,.0f}",
                 end_section=number == len(results) - 1,
             )
     return table
+
+
+def _times_as_fast(result: Result, first: Result) -> float:
+    return median(a / b for a, b in zip(first.seconds, result.seconds, strict=True))
 
 
 def _milliseconds(seconds: float) -> str:
