@@ -147,6 +147,8 @@ class OptimConfig(_Section):
 class TrainConfig(_Section):
     """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last).
 
+    ``keep_every`` is in epochs: after each so many a checkpoint is written that stays (0: only the last and the best).
+
     ``init`` says where the weights come from: "" is nowhere, else see v4d/weights/initial.py.
     """
 
@@ -158,6 +160,7 @@ class TrainConfig(_Section):
     compile: bool = False
     checkpoint_every: int = Field(200, ge=1)
     validate_every: int = Field(5, ge=0)
+    keep_every: int = Field(0, ge=0)
 
     def share_of(self, ranks: int) -> int:
         """Videos of a global batch on each rank. Raises UsageError if they do not divide evenly."""

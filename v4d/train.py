@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,20 +19,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import MAX_BAD, BadVideos, EvalLoader, TrainLoader
 from preprocess.durable_files import held, remove_left_overs
-from preprocess.errors import DataError, Interrupted, UsageError, V4dError, stop_signals
+from preprocess.errors import DataError, UsageError, V4dError
 from preprocess.index import Dataset, read_dataset
-from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.checkpoint import Checkpoint, last_checkpoint, load_checkpoint, load_weights, remove_checkpoints
+from v4d.checkpoint_writer import CheckpointWriter
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
 from v4d.models.network import V4D
+from v4d.runs import LOCK, RunRecord, recorded
 from v4d.schedule import learning_rate
 from v4d.step import build, train_step
-from v4d.training_log import TrainingLog, left_out_before
+from v4d.stopping import AgreedStop, agreed_stop
+from v4d.training_log import TrainingLog, left_out_before, validations
 from v4d.weights.initial import initialise
 
 _STEPS_BETWEEN_SYNCS = 10
 _SECONDS_TO_SPEAK = 30
+# A lock is let go a moment after the process that held it was killed.
+_SECONDS_FOR_THE_LOCK = 2
+# Of a batch, in a message; the log has them all.
+_KEYS_TO_NAME = 16
+_Value = TypeVar("_Value")
+_LOG = logging.getLogger(__name__)
 
 
 class TrainingError(V4dError):
@@ -40,25 +52,30 @@ class TrainingError(V4dError):
 class _Steps:
     """Steps whose figures still lie on the device.
 
-    Each of ``videos`` is this rank's (labelled videos, videos) of a step. ``left_out`` is how many of the epoch of
-    ``first`` could not be loaded on any rank before it.
+    Each of ``videos`` is this rank's (labelled videos, videos) of a step, and of ``keys`` its videos. ``left_out`` is
+    how many of the epoch of ``first`` could not be loaded on any rank before it.
     """
 
     first: int
     left_out: int
-    losses: list[Tensor]
-    correct: list[Tensor]
-    videos: list[tuple[int, int]]
-    began: float
-    waited: list[float]
+    began: float = field(default_factory=time.monotonic)
+    losses: list[Tensor] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+    videos: list[tuple[int, int]] = field(default_factory=list)
+    keys: list[tuple[str, ...]] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
 
 
-def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> None:
+def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> bool:
     """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
 
-    ``run`` gets last.pt, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone, not on the
-    number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since each
-    normalises over its share of the batch.)
+    ``run`` gets run.json, checkpoints/, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone,
+    not on the number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since
+    each normalises over its share of the batch.)
+
+    Returns whether the run is finished: it is not if SIGINT, SIGTERM or SIGUSR1 asked it to stop, which it does at a
+    checkpoint of its next step. A disk that does not take a checkpoint, or a line of the log, costs a warning, unless
+    it was the last.
 
     A video that cannot be loaded counts in no loss: the gradient is that of the other videos' losses, each weighed as
     if it were there, so that ranks need not agree on a weight. More than ``max_bad`` (0 to 1) of the videos of an
@@ -66,28 +83,30 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
     recipe: a run may go on with another one.
 
     Raises DataError or UsageError where dataset, recipe and an existing checkpoint do not go together, or another
-    process trains in ``run``; TrainingError where the loss is not finite or the GPU's memory does not suffice.
+    process trains in ``run``; TrainingError where the loss is not finite, the GPU's memory does not suffice, or the
+    last checkpoint could not be written.
     """
     with this_place(gpus) as place:
-        console = Console(quiet=not place.is_main, markup=False, highlight=False)
+        console = Console(quiet=not place.is_main, markup=False, highlight=False, soft_wrap=True)
         dataset = read_dataset(root)
         run.mkdir(parents=True, exist_ok=True)
-        with held(run / "lock", f"{run} is being trained by another v4d train") if place.is_main else nullcontext():
+        whose = f"{run} is being trained by another v4d train"
+        with held(run / LOCK, whose, _SECONDS_FOR_THE_LOCK) if place.is_main else nullcontext():
             if place.is_main:
                 remove_left_overs(run)
             try:
-                _train(recipe, dataset, run, place, console, max_bad)
+                return _train(recipe, dataset, run, place, console, max_bad)
             except torch.OutOfMemoryError:
                 raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
 
 
-def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console, max_bad: float) -> None:
+def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console, max_bad: float) -> bool:
     config, device = recipe.train, place.device
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
     share = config.share_of(place.ranks)
     model, optimizer = build(recipe, len(dataset.classes), device)
-    resumed = _resume(run, recipe, dataset, model, optimizer)
+    resumed = _resume(run, recipe, dataset, place, model, optimizer)
     # The other ranks get the weights from the main one.
     if config.init and not resumed and place.is_main:
         console.print(initialise(model, config.init, dataset.classes))
@@ -116,27 +135,38 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
         loader.load_state_dict(resumed.loader)
     per_epoch = loader.steps_per_epoch
     steps = recipe.optim.epochs * per_epoch
-    if first_step >= steps:
-        console.print(f"{run} is finished, at step {steps}")
-        return
-    if first_step:
-        console.print(f"going on at step {first_step} of {steps}")
     # One for the whole run: it says once what it cannot load.
     validation = _validation_loader(recipe, dataset, place, share, max_bad)
+    # Of a validation that was cut short the log says nothing.
+    logged = [record["step"] + 1 for record in validations(run)]
+    owed = _validates(recipe, first_step, per_epoch, validation) and first_step not in logged
+    left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
+    owed, left_out = _as_on_main((owed, left_out), place)
+    if first_step >= steps and not owed:
+        console.print(f"{run} is finished, at step {steps}")
+        return True
+    if first_step:
+        console.print(f"going on at step {first_step} of {steps}")
     if not validation:
         console.print("there is no validation split: accuracy is that of training alone")
     most = loader.memory_bound + (validation.memory_bound if validation else 0)
     console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
-    left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
 
+    record = RunRecord.of(recipe, dataset, steps, place, max_bad)
+    kept_every = config.keep_every * per_epoch
     with (
+        recorded(run, record, silent=not place.is_main) as ending,
         TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
-        # Several ranks would have to agree on the step: there a signal ends the run at its last checkpoint.
-        stop_signals(listen=place.ranks == 1) as stop_asked,
+        agreed_stop(place) as stop,
+        CheckpointWriter(run, kept_every) as writer,
     ):
-        pending = _Steps(first_step, left_out, [], [], [], time.monotonic(), [])
+        done, stopping = first_step, False
+        if owed and validation:
+            stopping = not _validate(log, done, per_epoch, model, recipe, validation, place, stop)
+        validating = owed
+        pending = _Steps(first_step, left_out)
         batches = iter(loader)
-        for step in range(first_step, steps):
+        for step in range(first_step, steps if not stopping else 0):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
             torch.manual_seed(config.seed * 1_000_003 + step * place.ranks + place.rank)
             wait_began = time.monotonic()
@@ -151,35 +181,75 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             pending.losses.append(loss)
             pending.correct.append(correct)
             pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
+            pending.keys.append(batch.keys)
 
             done = step + 1
             at_epoch_end = done % per_epoch == 0
-            stopping = stop_asked.is_set()
-            saving = done == steps or stopping or done % config.checkpoint_every == 0
+            validating = _validates(recipe, done, per_epoch, validation)
+            kept = kept_every > 0 and done % kept_every == 0
+            stopping = stop.now()
+            saving = stopping or validating or kept or done == steps or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                left_out = _report(log, pending, recipe, place, loader)
-                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
-            if validation and at_epoch_end and _validates(recipe, done // per_epoch):
-                top1, val_left_out = _validate(model, recipe, validation, place)
-                said = {"val_top1": top1, "val_left_out": val_left_out}
-                log.validation({"step": step, "epoch": done // per_epoch, **said})
-                pending = _Steps(done, left_out, [], [], [], time.monotonic(), [])
+                left_out = _report(log, pending, recipe, place, loader, stop)
+                if saving:
+                    _check_weights(model, step, done // per_epoch, lr, pending.keys[-1], place, log)
+                pending = _Steps(done, left_out)
             if saving and place.is_main:
-                log.sync()
-                _save(run, done, recipe, dataset, model, optimizer, loader)
+                with _disk_may_be_full(run):
+                    log.sync()
+                writer.write(_checkpoint(done, recipe, dataset, model, optimizer, loader))
+            # The checkpoint comes before the validation: a run that is stopped there has only that to do again.
+            if validation and validating and not stopping:
+                stopping = not _validate(log, done, per_epoch, model, recipe, validation, place, stop)
+                pending = _Steps(done, left_out)
             if stopping:
-                raise Interrupted(f"stopped after step {done} of {steps}: the same command goes on from there")
+                break
+        if error := writer.wait():
+            raise TrainingError(
+                f"the checkpoint of step {done}, the last one, could not be written: {error.strerror or error}. Mend "
+                f"that, then go on from the one before it: v4d train --resume {run}"
+            )
+        if place.is_main:
+            remove_checkpoints(run, kept_every)
+        # Asked to stop with nothing left to do, it is finished.
+        ending.finished = done == steps and not (stopping and validating)
+    if not ending.finished:
+        console.print(f"stopped after step {done} of {steps}: go on with v4d train --resume {run}")
+    return ending.finished
 
 
-def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader) -> int:
+def _as_on_main(value: _Value, place: Place) -> _Value:
+    """The main rank's value on all ranks: the others may see its files some seconds late."""
+    if place.ranks == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0, device=place.device)
+    return values[0]
+
+
+@contextmanager
+def _disk_may_be_full(run: Path) -> Iterator[None]:
+    """For the log, whose lines are not worth a run."""
+    try:
+        yield
+    except OSError as error:
+        _LOG.warning("%s: the log takes no more: %s. Training goes on", run, error.strerror or error)
+
+
+def _report(
+    log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader, stop: AgreedStop
+) -> int:
     """Bring the figures of the steps since the last report from the device, and log each step.
 
     Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
-    DataError if they are too many.
+    DataError if they are too many, TrainingError if a loss is not finite.
     """
     counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
-    figures = torch.stack([torch.stack(pending.losses).double(), torch.stack(pending.correct).double(), *counts])
+    own = torch.stack(pending.losses).double()
+    figures = torch.stack([own, torch.stack(pending.correct).double(), *counts])
+    # The sum may be finite on one device and not on another: what is decided on is the same sum on all ranks.
+    own_is_finite = own.isfinite().tolist()
     if place.ranks > 1:
         dist.all_reduce(figures)
     seconds = time.monotonic() - pending.began
@@ -190,26 +260,28 @@ def _report(log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loa
         if step % loader.steps_per_epoch == 0:
             left_out = 0
         left_out += videos[i] - int(loaded)
-        _check(loader.bad, left_out, place)
-        lr = learning_rate(recipe.optim, step, loader.steps_per_epoch)
+        _check(loader.bad, left_out, place, stop)
+        epoch, lr = step // loader.steps_per_epoch + 1, learning_rate(recipe.optim, step, loader.steps_per_epoch)
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {step} (learning rate {lr:g}): lower optim.lr")
-        log.step(
-            {
-                "step": step,
-                "epoch": step // loader.steps_per_epoch + 1,
-                "loss": loss * (videos[i] / max(labelled, 1)),
-                "top1": correct / max(labelled, 1),
-                "lr": lr,
-                "videos_per_s": sum(videos) / seconds,
-                "data_wait": sum(pending.waited) / seconds,
-                "left_out": left_out,
-            }
-        )
+            keys = () if own_is_finite[i] else pending.keys[i]
+            raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, place, log)
+        with _disk_may_be_full(log.run):
+            log.step(
+                {
+                    "step": step,
+                    "epoch": epoch,
+                    "loss": loss * (videos[i] / max(labelled, 1)),
+                    "top1": correct / max(labelled, 1),
+                    "lr": lr,
+                    "videos_per_s": sum(videos) / seconds,
+                    "data_wait": sum(pending.waited) / seconds,
+                    "left_out": left_out,
+                }
+            )
     return left_out
 
 
-def _check(bad: BadVideos, left_out: int, place: Place) -> None:
+def _check(bad: BadVideos, left_out: int, place: Place, stop: AgreedStop) -> None:
     """Raise DataError if too many videos were left out on all ranks. All of them come here; the first one says so."""
     if not bad.are_too_many(left_out):
         return
@@ -218,18 +290,44 @@ def _check(bad: BadVideos, left_out: int, place: Place) -> None:
         last = [""] * place.ranks
         dist.all_gather_object(last, bad.last)
         if not place.is_main:
-            # The launcher ends all when the first one ends, and the main process has still to say why.
-            time.sleep(_SECONDS_TO_SPEAK)
+            # The launcher ends all when the first one ends, and the main process has still to say why: it does so by
+            # a signal.
+            stop.wait(_SECONDS_TO_SPEAK)
             raise SystemExit(DataError.exit_code)
     bad.check(left_out, next(filter(None, last), ""))
 
 
+def _check_weights(
+    model: V4D, step: int, epoch: int, lr: float, keys: tuple[str, ...], place: Place, log: TrainingLog
+) -> None:
+    """Raise TrainingError if weights are not finite, before they take the place of those that were."""
+    if not torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all():
+        raise _not_finite("weights are not finite", step, epoch, lr, keys, place, log)
+
+
+def _not_finite(
+    what: str, step: int, epoch: int, lr: float, keys: tuple[str, ...], place: Place, log: TrainingLog
+) -> TrainingError:
+    """The error to raise, on all ranks, and to log. ``keys`` are those of this rank's videos that may be the cause."""
+    shares: list[tuple[str, ...]] = [keys] * place.ranks
+    if place.ranks > 1:
+        dist.all_gather_object(shares, keys)
+    named = [key for share in shares for key in share if key]
+    with _disk_may_be_full(log.run):
+        log.error({"step": step, "epoch": epoch, "error": what, "lr": lr, "videos": named})
+    more = f" and {len(named) - _KEYS_TO_NAME} more, in log.jsonl" if len(named) > _KEYS_TO_NAME else ""
+    return TrainingError(
+        f"{what} at step {step} (learning rate {lr:g}): lower optim.lr, or look at the videos "
+        f"{', '.join(named[:_KEYS_TO_NAME])}{more}"
+    )
+
+
 def _resume(
-    run: Path, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer
+    run: Path, recipe: Recipe, dataset: Dataset, place: Place, model: V4D, optimizer: torch.optim.Optimizer
 ) -> Checkpoint | None:
-    """Load RUN/last.pt into model and optimizer, and return it, if there is one."""
-    path = run / LAST
-    if not path.exists():
+    """Load the last checkpoint of ``run`` into model and optimizer, and return it, if there is one."""
+    path = _as_on_main(last_checkpoint(run) if place.is_main else None, place)
+    if path is None:
         return None
     checkpoint = load_checkpoint(path)
     if checkpoint.recipe != recipe:
@@ -245,16 +343,10 @@ def _resume(
     return checkpoint
 
 
-def _save(
-    run: Path,
-    step: int,
-    recipe: Recipe,
-    dataset: Dataset,
-    model: V4D,
-    optimizer: torch.optim.Optimizer,
-    loader: TrainLoader,
-) -> None:
-    checkpoint = Checkpoint(
+def _checkpoint(
+    step: int, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer, loader: TrainLoader
+) -> Checkpoint:
+    return Checkpoint(
         step=step,
         recipe=recipe,
         classes=dataset.classes,
@@ -264,18 +356,14 @@ def _save(
         optimizer=optimizer.state_dict(),
         loader=loader.state_dict(),
     )
-    try:
-        save_checkpoint(run / LAST, checkpoint)
-    except OSError as error:
-        raise TrainingError(
-            f"{run / LAST}: {error.strerror or error} at step {step}; the checkpoint before it is whole: "
-            "mend that, then run the same command again"
-        ) from None
 
 
-def _validates(recipe: Recipe, epochs_done: int) -> bool:
+def _validates(recipe: Recipe, done: int, per_epoch: int, loader: EvalLoader | None) -> bool:
+    """Whether a validation is due after ``done`` steps."""
+    epochs, more = divmod(done, per_epoch)
     every = recipe.train.validate_every
-    return epochs_done == recipe.optim.epochs or (every > 0 and epochs_done % every == 0)
+    due = epochs == recipe.optim.epochs or (every > 0 and epochs % every == 0)
+    return loader is not None and epochs > 0 and more == 0 and due
 
 
 def _validation_loader(recipe: Recipe, dataset: Dataset, place: Place, share: int, max_bad: float) -> EvalLoader | None:
@@ -296,8 +384,20 @@ def _validation_loader(recipe: Recipe, dataset: Dataset, place: Place, share: in
     )
 
 
-def _validate(model: V4D, recipe: Recipe, loader: EvalLoader, place: Place) -> tuple[float, int]:
-    """Top-1 over the videos of ``loader``, 0 to 1, and how many could not be loaded. See _check for too many."""
+def _validate(
+    log: TrainingLog,
+    done: int,
+    per_epoch: int,
+    model: V4D,
+    recipe: Recipe,
+    loader: EvalLoader,
+    place: Place,
+    stop: AgreedStop,
+) -> bool:
+    """Log top-1 over the videos of ``loader``, 0 to 1, and how many could not be loaded; see _check for too many.
+
+    Returns whether it came to its end: not if asked to stop.
+    """
     if place.ranks > 1:
         # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
         for buffer in model.buffers():
@@ -306,10 +406,15 @@ def _validate(model: V4D, recipe: Recipe, loader: EvalLoader, place: Place) -> t
     for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
         labels_B = batch.labels_B.to(place.device)
         counts[:2] += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
+        if stop.now():
+            return False
     model.train()
     counts[2] = loader.bad.in_epoch
     if place.ranks > 1:
         dist.all_reduce(counts)
     correct, videos, left_out = counts.tolist()
-    _check(loader.bad, int(left_out), place)
-    return correct / max(videos, 1), int(left_out)
+    _check(loader.bad, int(left_out), place, stop)
+    said = {"val_top1": correct / max(videos, 1), "val_left_out": int(left_out)}
+    with _disk_may_be_full(log.run):
+        log.validation({"step": done - 1, "epoch": done // per_epoch, **said})
+    return True
