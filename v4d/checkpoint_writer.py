@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +13,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run in a thread, one at a time, and keeps the last, the best and every so many.
-
-    ``seconds`` is how long training waited for it, ``written_s`` how long it wrote.
-    """
+    """Writes the checkpoints of a run in a thread, one at a time, and keeps the last, the best and every so many."""
 
     def __init__(self, run: Path, kept_every: int) -> None:
         """``kept_every`` is in steps; 0 keeps none but the last and the best."""
-        self.seconds = self.written_s = 0.0
         self._run, self._kept_every = run, kept_every
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future[OSError | None] | None = None
@@ -34,17 +29,14 @@ class CheckpointWriter:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Copy ``checkpoint`` and begin to write it."""
-        began = time.monotonic()
         self.wait()
         self._under_way = self._thread.submit(self._write, checkpoint.on_cpu())
-        self.seconds += time.monotonic() - began
 
     def wait(self) -> OSError | None:
         """Wait until the last checkpoint is on the disk. Returns why it is not, if the disk did not take it."""
         return self._under_way.result() if self._under_way else None
 
     def _write(self, checkpoint: Checkpoint) -> OSError | None:
-        began = time.monotonic()
         try:
             save_checkpoint(self._run, checkpoint)
             remove_checkpoints(self._run, self._kept_every)
@@ -58,5 +50,4 @@ class CheckpointWriter:
                 last,
             )
             return error
-        self.written_s += time.monotonic() - began
         return None

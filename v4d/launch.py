@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -32,6 +33,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A Ctrl-C reaches the other processes from the terminal; a SIGTERM before they listen is to end them.
 _FORWARDED = (signal.SIGINT, signal.SIGUSR1)
 _SECONDS_BETWEEN_LOOKS = 0.2
+# After a SIGKILL of all of them.
+_SECONDS_TO_END = 60.0
 # Exit codes beyond those of V4dErrors, from sysexits.h: a fault of the program's own, and one that may pass.
 _FAULT, _MAY_PASS = 70, 75
 
@@ -40,6 +43,15 @@ _told: Event | None = None
 
 # torchrun and the launcher below set it. RANK alone may be a job system's, of another meaning.
 _UNDER_A_LAUNCHER = "TORCHELASTIC_RUN_ID"
+
+
+class _ProcessFailed(V4dError):
+    """The first of some processes that failed."""
+
+    def __init__(self, rank: int, count: int, code: int) -> None:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        super().__init__(f"process {rank} of {count} ended with {how}")
+        self.exit_code = code if code in (1, 2) else 1
 
 
 class LostProcess(V4dError):
@@ -116,22 +128,23 @@ def launch(
     if _UNDER_A_LAUNCHER in os.environ or count == 1:
         return work(*arguments)
     # The launcher's own report of a failure is a page long; the process that failed has said why in a line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with stop_signals(STOP_SIGNALS) as asked:
         for restart in range(max_restarts + 1):
+            # With the first of these comes a helper process of Python's, which it does not protect from SIGUSR1.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
             told = multiprocessing.get_context("spawn").Event()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
             try:
                 return _in_processes(count, asked, work, told, arguments)
-            except ChildFailedError as failed:
-                rank, failure = failed.get_first_failure()
-                how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-                said = f"process {rank} of {count} ended with {how}"
+            except _ProcessFailed as failed:
                 if told.is_set() or restart == max_restarts:
-                    error = V4dError(f"{said}: its last words are above")
-                    error.exit_code = failure.exitcode if failure.exitcode in (1, 2) else 1
+                    error = V4dError(f"{failed}: its last words are above")
+                    error.exit_code = failed.exit_code
                     raise error from None
                 print(
-                    f"v4d: {said}: restart {restart + 1} of at most {max_restarts}, from the last checkpoint",
+                    f"v4d: {failed}: restart {restart + 1} of at most {max_restarts}, from the last checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -141,7 +154,7 @@ def launch(
 def _in_processes(
     count: int, asked: threading.Event, work: Callable[..., _Result], told: Event, arguments: tuple[object, ...]
 ) -> _Result:
-    """Run them once. Raises what the launcher raises, and Interrupted."""
+    """Run them once. Raises _ProcessFailed and Interrupted."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -152,23 +165,32 @@ def _in_processes(
         # It would also begin again after an error that is the user's to mend.
         max_restarts=0,
     )
-    ended: queue.SimpleQueue[dict[int, _Result] | Exception] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[dict[int, _Result] | BaseException] = queue.SimpleQueue()
 
     def run() -> None:
         # A process that still starts would die of these; it inherits that they wait until it hears them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        result: dict[int, _Result] | BaseException
         try:
-            ended.put(elastic_launch(config, _say_plainly)(work, told, *arguments))
-        except Exception as error:
-            ended.put(error)
+            result = elastic_launch(config, _say_plainly)(work, told, *arguments)
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            result = _ProcessFailed(rank, count, failure.exitcode)
+        except BaseException as error:
+            result = error
+        # What the launcher leaves has threads of its own, and aborts this process if it is still there at its end.
+        gc.collect()
+        ended.put(result)
 
     # In the main thread the launcher would take the signals, and kill what is not over 30 seconds later.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     forwarded: set[int | None] = set()
     try:
-        while thread.is_alive():
-            thread.join(_SECONDS_BETWEEN_LOOKS)
+        while True:
+            with suppress(queue.Empty):
+                # Not by joining the thread: a Ctrl-C there leaves Python believing that it ended.
+                outcome = ended.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                break
             if asked.is_set():
                 for child in multiprocessing.active_children():
                     if child.pid not in forwarded:
@@ -178,12 +200,12 @@ def _in_processes(
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():
             child.kill()
-        thread.join()
+        with suppress(queue.Empty):
+            ended.get(timeout=_SECONDS_TO_END)
         raise Interrupted("stopped at once: the same command goes on from the last checkpoint") from None
-    result = ended.get()
-    if isinstance(result, Exception):
-        raise result
-    return result[0]
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome[0]
 
 
 def _say_plainly(work: Callable[..., _Result], told: Event, *arguments: object) -> _Result:

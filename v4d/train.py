@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines import MAX_BAD, BadVideos, EvalLoader, TrainLoader
+from pipelines import MAX_BAD, TrainLoader
 from preprocess.durable_files import held, remove_left_overs
-from preprocess.errors import DataError, UsageError, V4dError
+from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import Checkpoint, last_checkpoint, load_checkpoint, load_weights, remove_checkpoints
 from v4d.checkpoint_writer import CheckpointWriter
 from v4d.config import Recipe
-from v4d.evaluate import scored_batches
 from v4d.launch import Place, this_place
 from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
 from v4d.schedule import learning_rate
 from v4d.step import build, train_step
-from v4d.stopping import AgreedStop, agreed_stop
+from v4d.step_reports import Steps, TrainingError, check_weights, disk_may_be_full, report
+from v4d.stopping import agreed_stop
 from v4d.training_log import TrainingLog, left_out_before, validations
+from v4d.validation import is_due, validate, validation_loader
 from v4d.weights.initial import initialise
 
 _STEPS_BETWEEN_SYNCS = 10
-_SECONDS_TO_SPEAK = 30
 # A lock is let go a moment after the process that held it was killed.
 _SECONDS_FOR_THE_LOCK = 2
-# Of a batch, in a message; the log has them all.
-_KEYS_TO_NAME = 16
 _Value = TypeVar("_Value")
-_LOG = logging.getLogger(__name__)
-
-
-class TrainingError(V4dError):
-    """Training cannot go on. The message is one line and says at which step and why."""
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """Steps whose figures still lie on the device.
-
-    Each of ``videos`` is this rank's (labelled videos, videos) of a step, and of ``keys`` its videos. ``left_out`` is
-    how many of the epoch of ``first`` could not be loaded on any rank before it.
-    """
-
-    first: int
-    left_out: int
-    began: float = field(default_factory=time.monotonic)
-    losses: list[Tensor] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-    videos: list[tuple[int, int]] = field(default_factory=list)
-    keys: list[tuple[str, ...]] = field(default_factory=list)
-    waited: list[float] = field(default_factory=list)
 
 
 def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> bool:
@@ -136,14 +107,18 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     per_epoch = loader.steps_per_epoch
     steps = recipe.optim.epochs * per_epoch
     # One for the whole run: it says once what it cannot load.
-    validation = _validation_loader(recipe, dataset, place, share, max_bad)
+    validation = validation_loader(recipe, dataset, place, share, max_bad)
     # Of a validation that was cut short the log says nothing.
     logged = [record["step"] + 1 for record in validations(run)]
-    owed = _validates(recipe, first_step, per_epoch, validation) and first_step not in logged
+    owed = is_due(recipe, first_step, per_epoch, validation) and first_step not in logged
     left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
     owed, left_out = _as_on_main((owed, left_out), place)
+    record, silent = RunRecord.of(recipe, dataset, steps, place, max_bad), not place.is_main
     if first_step >= steps and not owed:
         console.print(f"{run} is finished, at step {steps}")
+        # It may have been killed before it could note so.
+        with recorded(run, record, silent) as ending:
+            ending.finished = True
         return True
     if first_step:
         console.print(f"going on at step {first_step} of {steps}")
@@ -152,19 +127,18 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     most = loader.memory_bound + (validation.memory_bound if validation else 0)
     console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
 
-    record = RunRecord.of(recipe, dataset, steps, place, max_bad)
     kept_every = config.keep_every * per_epoch
     with (
-        recorded(run, record, silent=not place.is_main) as ending,
-        TrainingLog(run, console, first_step=first_step, steps=steps, silent=not place.is_main) as log,
+        recorded(run, record, silent) as ending,
+        TrainingLog(run, console, first_step=first_step, steps=steps, silent=silent) as log,
         agreed_stop(place) as stop,
         CheckpointWriter(run, kept_every) as writer,
     ):
         done, stopping = first_step, False
         if owed and validation:
-            stopping = not _validate(log, done, per_epoch, model, recipe, validation, place, stop)
+            stopping = not validate(log, done, per_epoch, model, recipe, validation, place, stop)
         validating = owed
-        pending = _Steps(first_step, left_out)
+        pending = Steps(first_step, left_out)
         batches = iter(loader)
         for step in range(first_step, steps if not stopping else 0):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
@@ -185,24 +159,24 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
 
             done = step + 1
             at_epoch_end = done % per_epoch == 0
-            validating = _validates(recipe, done, per_epoch, validation)
+            validating = is_due(recipe, done, per_epoch, validation)
             kept = kept_every > 0 and done % kept_every == 0
             stopping = stop.now()
             saving = stopping or validating or kept or done == steps or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                left_out = _report(log, pending, recipe, place, loader, stop)
+                left_out = report(log, pending, recipe, place, loader, stop)
                 if saving:
-                    _check_weights(model, step, done // per_epoch, lr, pending.keys[-1], place, log)
-                pending = _Steps(done, left_out)
+                    check_weights(model, step, step // per_epoch + 1, lr, pending.keys[-1], place, log)
+                pending = Steps(done, left_out)
             if saving and place.is_main:
-                with _disk_may_be_full(run):
+                with disk_may_be_full(run):
                     log.sync()
                 writer.write(_checkpoint(done, recipe, dataset, model, optimizer, loader))
             # The checkpoint comes before the validation: a run that is stopped there has only that to do again.
             if validation and validating and not stopping:
-                stopping = not _validate(log, done, per_epoch, model, recipe, validation, place, stop)
-                pending = _Steps(done, left_out)
+                stopping = not validate(log, done, per_epoch, model, recipe, validation, place, stop)
+                pending = Steps(done, left_out)
             if stopping:
                 break
         if error := writer.wait():
@@ -226,100 +200,6 @@ def _as_on_main(value: _Value, place: Place) -> _Value:
     values = [value]
     dist.broadcast_object_list(values, 0, device=place.device)
     return values[0]
-
-
-@contextmanager
-def _disk_may_be_full(run: Path) -> Iterator[None]:
-    """For the log, whose lines are not worth a run."""
-    try:
-        yield
-    except OSError as error:
-        _LOG.warning("%s: the log takes no more: %s. Training goes on", run, error.strerror or error)
-
-
-def _report(
-    log: TrainingLog, pending: _Steps, recipe: Recipe, place: Place, loader: TrainLoader, stop: AgreedStop
-) -> int:
-    """Bring the figures of the steps since the last report from the device, and log each step.
-
-    Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
-    DataError if they are too many, TrainingError if a loss is not finite.
-    """
-    counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
-    own = torch.stack(pending.losses).double()
-    figures = torch.stack([own, torch.stack(pending.correct).double(), *counts])
-    # The sum may be finite on one device and not on another: what is decided on is the same sum on all ranks.
-    own_is_finite = own.isfinite().tolist()
-    if place.ranks > 1:
-        dist.all_reduce(figures)
-    seconds = time.monotonic() - pending.began
-    videos = [loader.videos_in(pending.first + i) for i in range(len(pending.losses))]
-    left_out = pending.left_out
-    for i, (loss, correct, labelled, loaded) in enumerate(figures.T.tolist()):
-        step = pending.first + i
-        if step % loader.steps_per_epoch == 0:
-            left_out = 0
-        left_out += videos[i] - int(loaded)
-        _check(loader.bad, left_out, place, stop)
-        epoch, lr = step // loader.steps_per_epoch + 1, learning_rate(recipe.optim, step, loader.steps_per_epoch)
-        if not math.isfinite(loss):
-            keys = () if own_is_finite[i] else pending.keys[i]
-            raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, place, log)
-        with _disk_may_be_full(log.run):
-            log.step(
-                {
-                    "step": step,
-                    "epoch": epoch,
-                    "loss": loss * (videos[i] / max(labelled, 1)),
-                    "top1": correct / max(labelled, 1),
-                    "lr": lr,
-                    "videos_per_s": sum(videos) / seconds,
-                    "data_wait": sum(pending.waited) / seconds,
-                    "left_out": left_out,
-                }
-            )
-    return left_out
-
-
-def _check(bad: BadVideos, left_out: int, place: Place, stop: AgreedStop) -> None:
-    """Raise DataError if too many videos were left out on all ranks. All of them come here; the first one says so."""
-    if not bad.are_too_many(left_out):
-        return
-    last = [bad.last]
-    if place.ranks > 1:
-        last = [""] * place.ranks
-        dist.all_gather_object(last, bad.last)
-        if not place.is_main:
-            # The launcher ends all when the first one ends, and the main process has still to say why: it does so by
-            # a signal.
-            stop.wait(_SECONDS_TO_SPEAK)
-            raise SystemExit(DataError.exit_code)
-    bad.check(left_out, next(filter(None, last), ""))
-
-
-def _check_weights(
-    model: V4D, step: int, epoch: int, lr: float, keys: tuple[str, ...], place: Place, log: TrainingLog
-) -> None:
-    """Raise TrainingError if weights are not finite, before they take the place of those that were."""
-    if not torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all():
-        raise _not_finite("weights are not finite", step, epoch, lr, keys, place, log)
-
-
-def _not_finite(
-    what: str, step: int, epoch: int, lr: float, keys: tuple[str, ...], place: Place, log: TrainingLog
-) -> TrainingError:
-    """The error to raise, on all ranks, and to log. ``keys`` are those of this rank's videos that may be the cause."""
-    shares: list[tuple[str, ...]] = [keys] * place.ranks
-    if place.ranks > 1:
-        dist.all_gather_object(shares, keys)
-    named = [key for share in shares for key in share if key]
-    with _disk_may_be_full(log.run):
-        log.error({"step": step, "epoch": epoch, "error": what, "lr": lr, "videos": named})
-    more = f" and {len(named) - _KEYS_TO_NAME} more, in log.jsonl" if len(named) > _KEYS_TO_NAME else ""
-    return TrainingError(
-        f"{what} at step {step} (learning rate {lr:g}): lower optim.lr, or look at the videos "
-        f"{', '.join(named[:_KEYS_TO_NAME])}{more}"
-    )
 
 
 def _resume(
@@ -356,65 +236,3 @@ def _checkpoint(
         optimizer=optimizer.state_dict(),
         loader=loader.state_dict(),
     )
-
-
-def _validates(recipe: Recipe, done: int, per_epoch: int, loader: EvalLoader | None) -> bool:
-    """Whether a validation is due after ``done`` steps."""
-    epochs, more = divmod(done, per_epoch)
-    every = recipe.train.validate_every
-    due = epochs == recipe.optim.epochs or (every > 0 and epochs % every == 0)
-    return loader is not None and epochs > 0 and more == 0 and due
-
-
-def _validation_loader(recipe: Recipe, dataset: Dataset, place: Place, share: int, max_bad: float) -> EvalLoader | None:
-    """The centre crops of the validation split, with as many units as in training; None if there is no such split."""
-    if not dataset.splits.get("val", {}).get("videos", 0):
-        return None
-    return EvalLoader(
-        dataset,
-        "val",
-        recipe.data.test_sampling(recipe.data.units),
-        global_batch=place.ranks * max(1, share // 2),
-        device=place.device,
-        crops=1,
-        rank=place.rank,
-        ranks=place.ranks,
-        threads=place.decode_threads,
-        max_bad=max_bad,
-    )
-
-
-def _validate(
-    log: TrainingLog,
-    done: int,
-    per_epoch: int,
-    model: V4D,
-    recipe: Recipe,
-    loader: EvalLoader,
-    place: Place,
-    stop: AgreedStop,
-) -> bool:
-    """Log top-1 over the videos of ``loader``, 0 to 1, and how many could not be loaded; see _check for too many.
-
-    Returns whether it came to its end: not if asked to stop.
-    """
-    if place.ranks > 1:
-        # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
-    counts = torch.zeros(3, device=place.device)
-    for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
-        labels_B = batch.labels_B.to(place.device)
-        counts[:2] += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
-        if stop.now():
-            return False
-    model.train()
-    counts[2] = loader.bad.in_epoch
-    if place.ranks > 1:
-        dist.all_reduce(counts)
-    correct, videos, left_out = counts.tolist()
-    _check(loader.bad, int(left_out), place, stop)
-    said = {"val_top1": correct / max(videos, 1), "val_left_out": int(left_out)}
-    with _disk_may_be_full(log.run):
-        log.validation({"step": done - 1, "epoch": done // per_epoch, **said})
-    return True
