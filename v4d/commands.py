@@ -189,10 +189,8 @@ def show(context: click.Context, run: Path, as_json: bool) -> None:
     why = f": {said.why}" if said.why else ""
     console.print(f"{run}: {said.state}{why}, step {said.step} of {said.steps}, {_ago(said.changed)}")
     console.print(f"dataset {record.dataset}, fingerprint {record.fingerprint[:12]}")
-    console.print(
-        f"on {f'{record.gpus} GPUs' if record.gpus else f'the CPU, {record.processes} processes'}, by "
-        + ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    console.print(f"processes: {record.processes}, on {'a GPU each' if record.gpus else 'the CPU'}; {versions}")
     console.print(f"recipe {record.recipe.name}")
     for section, values in record.recipe.model_dump(mode="json", exclude={"name", "about", "fits"}).items():
         console.print(f"  {section}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
@@ -204,5 +202,5 @@ def show(context: click.Context, run: Path, as_json: bool) -> None:
     table = Table("checkpoint", "MB", "")
     for checkpoint in kept:
         which = " and ".join(name for name in ("last", "best") if getattr(checkpoint, name))
-        table.add_row(checkpoint.path, f"{checkpoint.bytes / 1e6:.1f}", which)
+        table.add_row(str(Path(checkpoint.path).relative_to(run)), f"{checkpoint.bytes / 1e6:.1f}", which)
     console.print(table)

@@ -76,8 +76,8 @@ class RunEnd(BaseModel):
 class RunRecord(BaseModel):
     """What a run notes about itself in RUN/run.json: all that it takes to go on, and how it ended.
 
-    ``steps`` are those of the whole run. ``gpus`` is 0 on the CPU, with so many ``processes``; ``end`` is None while
-    the run is trained, or after its process was killed.
+    ``steps`` are those of the whole run. ``gpus`` are those of a node, 0 on the CPU, and ``processes`` those of all
+    nodes. ``end`` is None while the run is trained, or after its process was killed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,7 +102,7 @@ class RunRecord(BaseModel):
             fingerprint=dataset.fingerprint,
             steps=steps,
             max_bad=max_bad,
-            gpus=place.ranks if place.device.type == "cuda" else 0,
+            gpus=place.ranks_here if place.device.type == "cuda" else 0,
             processes=place.ranks,
             versions=versions(),
         )

@@ -13,8 +13,10 @@ import torch
 
 from tests.v4d.conftest import TINY
 from tests.v4d.test_resume import begin, children_of, command, losses, records, wait_for
+from v4d import validation
 from v4d.checkpoint import checkpoints_in, find_checkpoint, load_checkpoint
 from v4d.config import load_recipe
+from v4d.evaluate import scored_batches
 from v4d.train import TrainingError, train
 
 SETTINGS = ("optim.epochs=50", "train.checkpoint_every=7", "train.validate_every=0")
@@ -65,17 +67,26 @@ def test_a_signal_that_comes_while_processes_start_is_heard(dataset, tmp_path):
     assert re.search(r"stopped after step [12] of 300", said)
 
 
-def test_a_stop_in_validation_leaves_that_to_do_again(dataset, tmp_path):
+def test_a_stop_in_validation_leaves_that_to_do_again(dataset, recipe, tmp_path, monkeypatch):
+    often = recipe.model_copy(update={"train": recipe.train.model_copy(update={"validate_every": 1})})
     run, whole = tmp_path / "run", tmp_path / "whole"
-    settings = ("optim.epochs=2", "train.checkpoint_every=100", "train.validate_every=1")
-    recipe = load_recipe("demo", (*TINY, *settings))
-    train(recipe, dataset.root, whole, gpus=0)
-    process = begin(command(dataset, run, settings=settings))
-    # Written before the validation of the first epoch.
-    wait_for(lambda: checkpoints_in(run), process)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait() == 0
-    train(recipe, dataset.root, run, gpus=0)
+    assert train(often, dataset.root, whole, gpus=0)
+
+    begun = []
+
+    def after_a_signal(*arguments):
+        begun.append(arguments)
+        # That of the first epoch; the second time that of the second, after the one that was left to do.
+        if len(begun) in (1, 3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        yield from scored_batches(*arguments)
+
+    monkeypatch.setattr(validation, "scored_batches", after_a_signal)
+    for epoch in (1, 2):
+        assert not train(often, dataset.root, run, gpus=0)
+        assert max(checkpoints_in(run)) == 6 * epoch
+        assert len([record for record in records(run) if "val_top1" in record]) == epoch - 1
+    assert train(often, dataset.root, run, gpus=0)
     scores = [[(r["step"], r["val_top1"]) for r in records(of) if "val_top1" in r] for of in (run, whole)]
     assert scores[0] == scores[1]
     assert [step for step, _ in scores[0]] == [5, 11]
