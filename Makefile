@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers bench-memory bench-model clean
+.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers bench-memory bench-model bench-train clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -36,6 +36,10 @@ bench-memory: .venv/installed
 # DEPTH=18 for one network, DEVICE=cuda for a GPU, OPTIONS=--compile.
 bench-model: .venv/installed
 	$(BIN)/python -m benchmarks.model $(if $(DEPTH),--depth $(DEPTH)) $(if $(DEVICE),--device $(DEVICE)) $(OPTIONS)
+
+# What the trainer costs beside a bare loop: on the demo's videos, or on DATA=shards/NAME. OPTIONS='--gpus 1 --rounds 5'.
+bench-train: .venv/installed
+	$(BIN)/python -m benchmarks.training $(DATA) $(if $(RECIPE),--recipe $(RECIPE)) $(OPTIONS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,11 +18,13 @@ import click
 from rich.console import Console
 
 from benchmarks.commands import bench
+from benchmarks.doctor.commands import doctor
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say, runs
 from v4d.models.commands import models
+from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
@@ -64,10 +66,12 @@ def main(debug: bool) -> None:
 main.add_command(preprocess)
 main.add_command(models)
 main.add_command(bench)
+main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
 main.add_command(runs)
+main.add_command(recipes)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -209,8 +213,9 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
     is_flag=True,
     help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
 )
-@click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet or imagenet=FILE.")
+@click.option("--init", metavar="WEIGHTS", help="Weights to start from: FILE, RUN, imagenet or imagenet=FILE.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
+@click.option("--track", multiple=True, type=click.Choice(["wandb", "mlflow"]), help="Send the curves there too.")
 def train(
     data: Path | None,
     recipe: str | None,
@@ -223,6 +228,7 @@ def train(
     keyframe_starts: bool,
     init: str | None,
     settings: tuple[str, ...],
+    track: tuple[str, ...],
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
 
@@ -234,9 +240,10 @@ def train(
     from pipelines import MAX_BAD
     from preprocess.index import read_dataset
     from preprocess.work_folder import choose_dataset
-    from v4d.config import load_recipe
     from v4d.launch import choose_gpus, is_main_process
+    from v4d.recipes.files import load_recipe
     from v4d.runs import choose_recipe, choose_run_to_train, read_record
+    from v4d.trackers import see_that_trackers_are_installed
 
     if resume:
         its_own = {
@@ -253,10 +260,12 @@ def train(
             gpus, procs = record.gpus, None if record.gpus else record.processes
         chosen, run, data = record.recipe, resume, data or record.dataset
         max_bad = record.max_bad if max_bad is None else max_bad
+        track = track or record.track
     gpus = choose_gpus(gpus)
     if gpus and procs:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
     procs = procs or 1
+    see_that_trackers_are_installed(track)
     dataset = read_dataset(data or choose_dataset())
     if not resume:
         if keyframe_starts:
@@ -266,12 +275,23 @@ def train(
         chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
         run = out or choose_run_to_train(dataset, chosen)
     chosen.train.share_of(gpus or procs)
-    finished = _train(chosen, dataset.root, run, gpus, procs, MAX_BAD if max_bad is None else max_bad, max_restarts)
+    chosen.check_start()
+    max_bad = MAX_BAD if max_bad is None else max_bad
+    finished = _train(chosen, dataset.root, run, gpus, procs, max_bad, track, max_restarts)
     if finished and is_main_process():
         console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
-def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float, max_restarts: int = 0) -> bool:
+def _train(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    gpus: int,
+    procs: int,
+    max_bad: float,
+    track: tuple[str, ...] = (),
+    max_restarts: int = 0,
+) -> bool:
     """Train, and say so. Returns whether the run is finished."""
     from v4d.launch import is_main_process, launch, show_warnings
     from v4d.train import train as work
@@ -281,7 +301,7 @@ def _train(recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad
         console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
     show_warnings()
-    finished = launch(work, (recipe, data, run, gpus, max_bad), gpus, procs, max_restarts)
+    finished = launch(work, (recipe, data, run, gpus, max_bad, track), gpus, procs, max_restarts)
     if finished and is_main_process():
         console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
     return finished

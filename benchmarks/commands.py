@@ -132,7 +132,7 @@ def data(
 
 
 def _chosen_recipe(name: str, dataset: Dataset, device: str, batch: int | None) -> Recipe:
-    from v4d.config import load_recipe
+    from v4d.recipes.files import load_recipe
     from v4d.runs import choose_recipe
 
     return load_recipe(name or choose_recipe(dataset, device), (f"train.global_batch={batch}",) if batch else ())

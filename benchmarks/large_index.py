@@ -20,8 +20,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.resident_memory import resident
 from preprocess.index import SCHEMA, Index, write_index
+from v4d.resident_memory import resident
 
 _ROWS_PER_PART = 256
 

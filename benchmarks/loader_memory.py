@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from benchmarks.resident_memory import resident
 from pipelines import MAX_BAD, Sampling, TrainLoader
 from preprocess.commands import console
 from preprocess.index import read_dataset
+from v4d.resident_memory import resident
 
 
 def memory_over(

@@ -6,6 +6,8 @@ python -m benchmarks.model [--depth 18 50] [--crop 224] [--rounds 3] [--seconds 
 Algorithm 1 (10 units, 36 combinations). *Plain* is V4D with Conv3d in the default layout and a loop over units for the
 4D convolution (see plain_network); it is tested on every combination, or *as written*: the layers below the first 4D
 block once per unit, those above it on every combination. Ours computes each distinct neighbourhood of units once.
+
+On a GPU ours runs in bfloat16 and plain in both float32, as it is written, and bfloat16; --compile adds torch.compile.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -50,6 +53,7 @@ class Job:
     crop: int
     device: str
     compiled: bool = False
+    precision: str = "fp32"
 
     @property
     def title(self) -> str:
@@ -80,10 +84,13 @@ def _channels_last(x: Tensor) -> Tensor:
 def prepared(job: Job) -> Callable[[], object]:
     """The job as a function, with everything made that is made once."""
     torch.manual_seed(0)
+    # As ``v4d train`` has it.
+    torch.backends.cudnn.benchmark = job.task == "train"
     if job.way.startswith("pytorchvideo"):
         theirs = slow_r50().to(job.device).train(job.task == "train")
         pixels = _units(job, 1).float() / 255
-        return _training(theirs, lambda: theirs(pixels), job) if job.task == "train" else _no_grad(theirs, (pixels,))
+        compute = _in_precision(job, lambda: theirs(pixels))
+        return _training(theirs, compute, job) if job.task == "train" else torch.no_grad()(compute)
     units = registered(job.network).data.units
     if job.way.startswith("plain"):
         model: nn.Module = PlainV4D(registered(job.network).model, CLASSES).to(job.device).train(job.task == "train")
@@ -91,10 +98,19 @@ def prepared(job: Job) -> Callable[[], object]:
     else:
         model, layout = _ours(job), _channels_last
     if job.task == "test":
-        return _test(job, model, layout(_units(job, UNITS_IN_TEST)))
-    compute = torch.compile(model) if job.compiled else model
+        return torch.no_grad()(_in_precision(job, _test(job, model, layout(_units(job, UNITS_IN_TEST)))))
+    network = torch.compile(model) if job.compiled else model
     x = layout(_units(job, units))
-    return _training(model, lambda: compute(x, units), job) if job.task == "train" else _no_grad(compute, (x, units))
+    compute = _in_precision(job, lambda: network(x, units))
+    return _training(model, compute, job) if job.task == "train" else torch.no_grad()(compute)
+
+
+def _in_precision(job: Job, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def computed() -> Tensor:
+        with torch.autocast(job.device, torch.bfloat16, enabled=job.precision == "bf16"):
+            return compute()
+
+    return computed
 
 
 def _training(model: nn.Module, compute: Callable[[], Tensor], job: Job) -> Callable[[], object]:
@@ -103,26 +119,17 @@ def _training(model: nn.Module, compute: Callable[[], Tensor], job: Job) -> Call
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(compute(), labels).backward()
+        F.cross_entropy(compute().float(), labels).backward()
         optimizer.step()
 
     return step
 
 
-def _no_grad(compute: Callable[..., object], arguments: tuple[object, ...]) -> Callable[[], object]:
-    @torch.no_grad()
-    def forward() -> object:
-        return compute(*arguments)
-
-    return forward
-
-
-def _test(job: Job, model: nn.Module, x_NCTHW: Tensor) -> Callable[[], object]:
+def _test(job: Job, model: nn.Module, x_NCTHW: Tensor) -> Callable[[], Tensor]:
     chosen = torch.from_numpy(combinations(UNITS_IN_TEST, UNITS))
     if isinstance(model, V4D):
         ours = model
 
-        @torch.no_grad()
         def as_written() -> Tensor:
             # Some combinations at a time, which is faster than one.
             below, scores = ours.forward_below(x_NCTHW), []
@@ -135,13 +142,11 @@ def _test(job: Job, model: nn.Module, x_NCTHW: Tensor) -> Callable[[], object]:
     assert isinstance(model, PlainV4D)
     plain = model
 
-    @torch.no_grad()
     def every_combination() -> Tensor:
         of_video = x_NCTHW.unflatten(0, (-1, UNITS_IN_TEST))
         scores = [plain(of_video[:, one].flatten(0, 1), UNITS).softmax(dim=1) for one in chosen]
         return torch.stack(scores).mean(dim=0)
 
-    @torch.no_grad()
     def once_per_unit() -> Tensor:
         below = plain.forward_below(x_NCTHW).unflatten(0, (-1, UNITS_IN_TEST))
         scores = [plain.forward_above(below[:, one].flatten(0, 1), UNITS).softmax(dim=1) for one in chosen]
@@ -151,37 +156,54 @@ def _test(job: Job, model: nn.Module, x_NCTHW: Tensor) -> Callable[[], object]:
 
 
 def _serve(job: Job, threads: int, seconds: float, line: Connection) -> None:
-    """Do the job for a turn each time it is asked for: answers with seconds per video and peak memory in MB."""
-    torch.set_num_threads(threads)
-    run = prepared(job)
+    """Do the job for a turn each time it is asked for: answers with seconds per video and peak memory in MB.
 
-    def turn() -> float:
+    The first turn is to warm up. Between turns a GPU's memory is free for others. What cannot be done is answered with
+    the reason.
+    """
+    torch.set_num_threads(threads)
+    on_gpu = job.device == "cuda"
+    run: Callable[[], object] | None = None
+
+    def turn(run: Callable[[], object]) -> float:
         began, count = time.perf_counter(), 0
         while count == 0 or time.perf_counter() - began < seconds:
             run()
-            if job.device == "cuda":
+            if on_gpu:
                 torch.cuda.synchronize()
             count += 1
         return (time.perf_counter() - began) / (count * job.videos)
 
-    run()
     while line.recv():
-        on_gpu = job.device == "cuda"
-        peak = (
-            torch.cuda.max_memory_allocated() / 1e6
-            if on_gpu
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        )
-        line.send((turn(), peak))
+        answer: tuple[float, float] | str
+        try:
+            if run is None:
+                run = prepared(job)
+                run()
+            answer = turn(run), _peak_memory(on_gpu)
+        except torch.OutOfMemoryError:
+            answer = "memory does not suffice"
+        except ImportError as missing:
+            answer = str(missing)
+        if on_gpu:
+            torch.cuda.empty_cache()
+        line.send(answer)
+
+
+def _peak_memory(on_gpu: bool) -> float:
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 @dataclass
 class Result:
-    """Seconds per video of each round, and peak memory in MB."""
+    """Seconds per video of each round, and peak memory in MB, or the problem that it met."""
 
     job: Job
     seconds: list[float] = field(default_factory=list)
     peak: float = 0.0
+    problem: str = ""
 
 
 def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[Result]:
@@ -197,11 +219,15 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
         lines.append(ours)
         processes.append(process)
     try:
-        for _ in range(rounds):
+        for number in range(rounds + 1):
             for result, line in zip(results, lines, strict=True):
                 line.send(True)
-                took, result.peak = line.recv()
-                result.seconds.append(took)
+                answer = line.recv()
+                if isinstance(answer, str):
+                    result.problem = answer
+                elif number:
+                    result.seconds.append(answer[0])
+                    result.peak = answer[1]
     finally:
         for process in processes:
             process.kill()
@@ -214,37 +240,56 @@ def jobs_of(depth: int, crop: int, device: str, compiled: bool) -> list[list[Job
     network, frames = f"v4d_resnet{depth}", registered(f"v4d_resnet{depth}").data.frames
     batch = ({18: 2, 50: 1} if device == "cpu" else {18: 64, 50: 16})[depth]
     found = []
+    ours = "fp32" if device == "cpu" else "bf16"
     for task in ("train", "forward"):
         size = (task, network, batch, frames, crop, device)
-        ways = [Job("plain", *size), Job("v4d", *size)]
-        found.append([*ways, Job("v4d, compiled", *size, compiled=True)] if compiled else ways)
+        ways = [Job("plain", *size), Job("v4d", *size, precision=ours)]
+        if device != "cpu":
+            ways.insert(1, Job("plain, bf16", *size, precision="bf16"))
+        if compiled:
+            ways.append(Job("v4d, compiled", *size, compiled=True, precision=ours))
+        found.append(ways)
     # A test takes a hundred times as long as a step: of ResNet-50 with a quarter of the pixels on a CPU.
     size = ("test", network, 1, frames, crop if depth == 18 or device != "cpu" else crop // 2, device)
-    found.append([Job(way, *size) for way in ("plain", "plain, as written", "v4d, as written", "v4d")])
+    tests = ("plain", "plain, as written", "v4d, as written", "v4d")
+    found.append([Job(way, *size, precision=ours) for way in tests])
     if depth == 50:
         for task in ("train", "forward"):
             size = (task, "i3d_s_resnet50", 2 * batch, 8, crop, device)
-            found.append([Job("pytorchvideo slow_r50", *size), Job("v4d", *size)])
+            found.append([Job(way, *size, precision=ours) for way in ("pytorchvideo slow_r50", "v4d")])
     return found
 
 
 def as_table(comparisons: list[list[Result]]) -> Table:
     """A row for each way, with how many times as fast it is as the first of its comparison: the median over rounds."""
     table = Table("what", "way", title="by turns in one run")
-    for column in ("ms per video", "times as fast", "peak memory, MB"):
+    for column in ("ms per video", "videos/s", "times as fast", "peak memory, MB"):
         table.add_column(column, justify="right")
     for results in comparisons:
         for number, result in enumerate(results):
-            ratio = median(a / b for a, b in zip(results[0].seconds, result.seconds, strict=True))
+            if result.problem:
+                table.add_row(result.job.title if number == 0 else "", result.job.way, result.problem)
+                continue
+            first = results[0]
+            ratio = "" if number == 0 or first.problem else f"{_times_as_fast(result, first):.2f}"
             table.add_row(
                 result.job.title if number == 0 else "",
                 result.job.way,
-                f"{median(result.seconds) * 1e3:,.0f}",
-                f"{ratio:.2f}" if number else "",
+                _milliseconds(median(result.seconds)),
+                f"{1 / median(result.seconds):,.1f}",
+                ratio,
                 f"{result.peak:,.0f}",
                 end_section=number == len(results) - 1,
             )
     return table
+
+
+def _times_as_fast(result: Result, first: Result) -> float:
+    return median(a / b for a, b in zip(first.seconds, result.seconds, strict=True))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
 
 
 def main() -> None:
@@ -263,7 +308,8 @@ def main() -> None:
     for depth in args.depth:
         for jobs in jobs_of(depth, args.crop, args.device, args.compile):
             comparisons.append(measure(jobs, args.rounds, args.seconds, threads))
-    console.print(as_table(comparisons))
+    # In a file as on a wide terminal.
+    Console(width=max(console.width, 140)).print(as_table(comparisons))
 
 
 if __name__ == "__main__":

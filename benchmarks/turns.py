@@ -184,10 +184,20 @@ def cpu_seconds() -> float:
 
 def bytes_read() -> int:
     """Bytes that this process and those it has started have read by system calls; not those of mapped files."""
+    return _io("rchar")
+
+
+def bytes_from_storage() -> int:
+    """Bytes that storage has given for this process and those it has started, mapped files too; not those cached."""
+    return _io("read_bytes")
+
+
+def _io(field: str) -> int:
     read = 0
     for process in _family():
         with suppress(OSError):
-            read += int(Path(f"/proc/{process}/io").read_text().split()[1])
+            lines = Path(f"/proc/{process}/io").read_text().splitlines()
+            read += int(dict(line.split(": ") for line in lines)[field])
     return read
 
 

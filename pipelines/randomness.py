@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     ORDER = 0
     UNITS = 1
     CROP = 2
+    MIX = 3
 
 
 def raw(seed: int, purpose: Purpose, epoch: int, sample: int, count: int) -> np.ndarray:

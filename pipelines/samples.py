@@ -62,16 +62,21 @@ class Place(NamedTuple):
 class Sample:
     """What comes to a place: frames (units·frames,) of a video, and their crops.
 
-    ``row_number`` is the video's in the index; the sample has another number where samples are segments. ``label``
-    is that of what the crops show, -1 for an unlabelled video.
+    ``row_number`` is the video's in the index; the sample has another number where samples are segments. ``labels``
+    are those of what the crops show, none for an unlabelled video.
     """
 
     place: Place
     row: VideoRow
     row_number: int
-    label: int
+    labels: tuple[int, ...]
     frames: np.ndarray
     crops: tuple[Crop, ...]
+
+    @property
+    def label(self) -> int:
+        """The first label, or -1."""
+        return self.labels[0] if self.labels else -1
 
 
 class Samples(Protocol):
@@ -108,11 +113,13 @@ class _Taken:
     def __len__(self) -> int:
         return len(self._index if self._segments is None else self._segments)
 
-    def __getitem__(self, number: int) -> tuple[VideoRow, Segment]:
-        """The video of a sample, and the part of it with its label; ``frames`` is never 0."""
+    def __getitem__(self, number: int) -> tuple[VideoRow, Segment, tuple[int, ...]]:
+        """The video of a sample, the part of it, whose ``frames`` is never 0, and its labels."""
         part = Segment(number, -1, 0, 0) if self._segments is None else self._segments[number]
         row = self._index[part.row_number]
-        return row, part if part.frames else part._replace(label=row.label, frames=row.frames)
+        if part.frames:
+            return row, part, (part.label,)
+        return row, part._replace(label=row.label, frames=row.frames), row.labels
 
 
 class TrainSamples:
@@ -155,7 +162,7 @@ class TrainSamples:
     def sample(self, place: Place) -> Sample:
         """See Samples."""
         epoch, number, _ = place
-        (row, part), take = self._taken[number], self._sampling
+        (row, part, labels), take = self._taken[number], self._sampling
         draws = uniform(self._seed, Purpose.UNITS, epoch, number, take.units)
         keyframes = None
         if take.keyframe_starts:
@@ -164,14 +171,14 @@ class TrainSamples:
         frames = part.first + random_units(part.frames, take.units, take.frames, stride, draws, keyframes)
         draws = uniform(self._seed, Purpose.CROP, epoch, number, TRAIN_DRAWS)
         crop = multiscale_crop(row.width, row.height, draws, take.scales)
-        label = part.label
-        if crop.flip and label in self._flip:
+        if crop.flip:
             # A class that names a direction: the flipped video shows another one, or (-1) none that there is.
-            if self._flip[label] < 0:
+            flipped = tuple(self._flip.get(label, label) for label in labels)
+            if any(now < 0 <= label for now, label in zip(flipped, labels, strict=True)):
                 crop = crop._replace(flip=False)
             else:
-                label = self._flip[label]
-        return Sample(place, row, part.row_number, label, frames.ravel(), (crop,))
+                labels = flipped
+        return Sample(place, row, part.row_number, labels, frames.ravel(), (crop,))
 
 
 class EvalSamples:
@@ -217,8 +224,8 @@ class EvalSamples:
 
     def sample(self, place: Place) -> Sample:
         """See Samples."""
-        (row, part), take = self._taken[place.number], self._sampling
+        (row, part, labels), take = self._taken[place.number], self._sampling
         frames = part.first + centred_units(part.frames, take.units, take.frames, take.stride_for(part.frames))
         squares = three_crops(row.width, row.height)
         crops = tuple(squares[i] for i in self._places)
-        return Sample(place, row, part.row_number, part.label, frames.ravel(), crops)
+        return Sample(place, row, part.row_number, labels, frames.ravel(), crops)

@@ -166,7 +166,18 @@ def test_models_shows_what_a_test_costs():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["preprocess"], ["preprocess", "folder"], ["train"], ["eval"], ["models"], ["demo"]]
+    "command",
+    [
+        [],
+        ["preprocess"],
+        ["preprocess", "folder"],
+        ["train"],
+        ["eval"],
+        ["models"],
+        ["recipes"],
+        ["recipes", "show"],
+        ["demo"],
+    ],
 )
 def test_every_command_explains_itself(command):
     said = v4d(*command, "--help")

@@ -13,7 +13,7 @@ import torch
 from pipelines import Batch, TrainLoader
 from preprocess.index import Dataset
 from v4d.config import Recipe
-from v4d.step import build, train_step
+from v4d.step import Learner, build
 
 # The loader has made batches ahead while the other turn ran; they are not to count.
 _WARM_UP = 6
@@ -63,7 +63,7 @@ def slow_down(
         )
     )
     model, optimizer = build(recipe, len(dataset.classes), device)
-    compute = torch.compile(model) if config.compile else model
+    learner = Learner(recipe, model, optimizer, torch.compile(model) if config.compile else model)
     one = next(loader)
     fixed = replace(one, crops=(torch.empty_like(one.x).copy_(one.x),))
 
@@ -71,7 +71,7 @@ def slow_down(
         """Videos/s."""
 
         def step() -> None:
-            train_step(compute, optimizer, next(batches), recipe, device, config.global_batch, 1)
+            learner.step(next(batches), 0, config.global_batch)
 
         for _ in range(_WARM_UP):
             step()

@@ -30,6 +30,7 @@ WEIGHTS, STATE = "weights.safetensors", "state.pt"
 _FOLDER = "checkpoints"
 # Of a v4d that had one file, which also holds the weights.
 _ONE_FILE = "last.pt"
+_NAMES = ("last", "best")
 
 
 def versions() -> dict[str, str]:
@@ -41,8 +42,9 @@ def versions() -> dict[str, str]:
 class Checkpoint:
     """A run after ``step`` steps: weights, the states of optimizer and loader, recipe, and the dataset.
 
-    Learning rate and random numbers are functions of the step and the recipe, and have no state. ``extras`` is what
-    else the trainer keeps, by name: tensors, and values of JSON.
+    ``model`` are the weights to use; ``extras`` is what else training goes on from (see v4d.step.Learner): where
+    ``model`` are averages, the weights that are trained among it. Learning rate and random numbers are functions of
+    the step and the recipe, and have no state.
     """
 
     step: int
@@ -97,10 +99,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 def checkpoints_in(run: Path) -> dict[int, Path]:
     """The checkpoints of a run, by step, the last one last."""
-    found = {
-        int(name[1]): path for path in run.glob(f"{_FOLDER}/*") if (name := re.fullmatch(r"step-(\d+)", path.name))
-    }
-    return dict(sorted(found.items()))
+    paths = run.glob(f"{_FOLDER}/*")
+    return dict(sorted((int(name[1]), path) for path in paths if (name := re.fullmatch(r"step-(\d+)", path.name))))
 
 
 def remove_checkpoints(run: Path, kept_every: int) -> None:
@@ -119,6 +119,11 @@ def last_checkpoint(run: Path) -> Path | None:
     return run / _ONE_FILE if (run / _ONE_FILE).is_file() else None
 
 
+def names_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is for ``find_checkpoint``, and not a file of weights alone."""
+    return path.is_dir() or path.name in (*_NAMES, _ONE_FILE)
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that ``path`` names: itself, the last of a run's folder, or RUN/last or RUN/best.
 
@@ -126,7 +131,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     if path.is_file() or (path / STATE).is_file():
         return path
-    run = path.parent if path.name in ("last", "best") and not path.exists() else path
+    run = path.parent if path.name in _NAMES and not path.exists() else path
     if run is not path and path.name == "best":
         found = checkpoints_in(run).get(best_step(run) or 0)
         if found is None:

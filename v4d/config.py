@@ -1,27 +1,19 @@
-"""Recipes: what to train and how, as nested, validated configuration read from TOML."""
+"""Recipes: what to train and how, as nested, validated configuration. What each key means is the text below it."""
 
 from __future__ import annotations
 
 import difflib
-import sys
 from dataclasses import replace
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines import SCALES, Sampling
 from preprocess.errors import UsageError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 # Residual blocks of res2 to res5.
@@ -29,28 +21,36 @@ RESIDUAL_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 class FitsConfig(_Section):
-    """Which datasets and devices a recipe is chosen for where none is named. ``kinds`` empty: any dataset."""
+    """Which datasets and devices a recipe is for, and whether it is chosen where none is named."""
 
     kinds: tuple[str, ...] = ()
+    """Kinds of datasets, as `v4d info` shows them; none: any."""
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
+    by_name: bool = False
+    """Take it only where it is named."""
 
 
 class DataConfig(_Section):
-    """Action units: how many of a video, of how many frames, and the crops in training and test, in pixels.
-
-    ``over`` "segment" takes the segments of untrimmed videos in place of videos. ``keyframe_starts`` lets units of
-    training start on keyframes, which spares decoding where the dataset's codec is vp9 or h264.
-    """
+    """Action units: how many of a video, of how many frames, and the crops in training and test, in pixels."""
 
     units: int = Field(4, ge=1)
+    """Action units of a video in training."""
     frames: int = Field(4, ge=1)
+    """Frames of a unit."""
     stride: int = Field(8, ge=1)
+    """From one frame of a unit to the next."""
     fit_stride: bool = False
+    """Shorten the stride where sections are shorter than a unit."""
     over: Literal["video", "segment"] = "video"
+    """What a sample is: a video, or each segment of an untrimmed one."""
     keyframe_starts: bool = False
+    """Units of training start on keyframes, which spares decoding where the dataset's codec is vp9 or h264."""
     train_crop: int = Field(224, ge=16)
+    """Side of the crops in training, in pixels."""
     test_crop: int = Field(256, ge=16)
+    """Side of the crops in test, in pixels."""
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(SCALES, min_length=1)
+    """Of the multi-scale crop in training."""
 
     def train_sampling(self) -> Sampling:
         """What the training pipeline takes from each video."""
@@ -77,27 +77,30 @@ BlockKind = Literal["conv4d", "nonlocal", "cgnl"]
 class ModelConfig(_Section):
     """The network: I3D-S ResNet (Table 1 of the paper) and the places of its 4D blocks.
 
-    ``blocks_4d`` names residual blocks, as in ``res3.1``, that a 4D block follows; with none the network is TSN on
-    I3D-S, and with units = 1 it is I3D-S. ``block_4d`` is the kind of these blocks: the paper's residual 4D block, or
-    those of Table 3 in its place, non-local and compact generalized non-local. ``kernel_4d`` is for the first kind
-    only. ``norm_init_4d`` is where the weights of the 4D blocks' norms start: at 0 the network starts as TSN, as the
-    paper has it for a trained 3D network. From scratch that is a saddle which the 4D blocks are slow to leave (the
+    With no 4D blocks it is TSN on I3D-S, and with units = 1 it is I3D-S. ``norm_init_4d`` = 0 makes it start as TSN, as
+    the paper has it for a trained 3D network. From scratch that is a saddle which the 4D blocks are slow to leave (the
     demo's do not in 10 epochs), and 1 is better. Without ``norm_4d`` a 4D block is its convolution alone, Y = X +
     conv4d(X), that starts at 0, as in the authors' released networks.
-
-    ``mean`` and ``std`` of red, green and blue, 0 to 255, are what the pixels are normalised with: ImageNet's, unless
-    the weights come from a network that knows others.
     """
 
     depth: Literal[18, 50] = 18
+    """ResNet-18 or -50."""
     base_width: int = Field(64, ge=4)
+    """Channels of the stem."""
     blocks_4d: tuple[str, ...] = ("res3.1", "res4.1")
+    """Residual blocks that a 4D block follows; none: TSN, or I3D-S where units = 1."""
     block_4d: BlockKind = "conv4d"
+    """The paper's residual 4D block, or in its place those of Table 3: "nonlocal", "cgnl"."""
     kernel_4d: tuple[int, int, int, int] = (3, 3, 1, 1)
+    """Odd extents over units, frames, height and width; for "conv4d" only."""
     norm_init_4d: float = Field(0.0, ge=0)
+    """Where the weights of the 4D blocks' norms start; at 0 the network starts as TSN."""
     norm_4d: bool = True
+    """Without: 4D blocks are the convolution alone, as in the authors' released networks."""
     dropout: float = Field(0.5, ge=0, lt=1)
+    """Before the classifier."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Of red, green and blue, 0 to 255, that pixels are normalised with: ImageNet's."""
     std: tuple[_Positive, _Positive, _Positive] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
@@ -124,18 +127,29 @@ class ModelConfig(_Section):
 
 
 class OptimConfig(_Section):
-    """SGD. ``schedule`` "step" multiplies the rate by ``gamma`` at each of ``milestones`` (in epochs), "cosine"
-    lets it fall to 0; both after a linear warm-up."""
+    """SGD and its learning rate."""
 
     lr: float = Field(0.01, gt=0)
+    """Learning rate."""
+    lr_per: int = Field(0, ge=0)
+    """Videos of a global batch that lr is meant for: the rate is lr · global_batch / lr_per; 0: lr as it is."""
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(1e-5, ge=0)
+    decay_norms: bool = True
+    """Without: no weight decay for norms and biases."""
     epochs: int = Field(100, ge=1)
     schedule: Literal["step", "cosine"] = "step"
+    """How the rate falls after the warm-up: "step" at each of milestones, "cosine" to 0."""
     milestones: tuple[int, ...] = (35, 60, 80)
+    """Epochs at which the rate is multiplied by gamma; for "step"."""
     gamma: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs, or parts of one, in which the rate rises evenly from 0."""
+    clip_norm: float = Field(0.0, ge=0)
+    """The largest norm of the gradient, of all parameters together: a larger one is scaled down to it; 0: any."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that do not change, as patterns of their names: "layers.*_4d.*", "layers.stem.*"."""
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
@@ -144,23 +158,44 @@ class OptimConfig(_Section):
         return self
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
 class TrainConfig(_Section):
-    """The run. ``checkpoint_every`` is in steps, ``validate_every`` in epochs (0: only after the last).
-
-    ``keep_every`` is in epochs: after each so many a checkpoint is written that stays (0: only the last and the best).
-
-    ``init`` says where the weights come from: "" is nowhere, else see v4d/weights/initial.py.
-    """
+    """The run."""
 
     global_batch: int = Field(64, ge=1)
+    """Videos of a step, on all processes together."""
+    micro_batch: int = Field(0, ge=0)
+    """Videos that a process takes at a time, at most, to save memory: gradients add up; 0: all of its share."""
     seed: int = Field(0, ge=0, lt=2**32)
     init: str = ""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    """Where weights come from: "imagenet", "imagenet=FILE", a weights file, or the folder of a run; "": nowhere."""
+    starts_from: str = ""
+    """The recipe whose run init has to name."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy with the first label, or the binary ones of all classes with all labels of a video."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes; 0: none."""
+    mixup: float = Field(0.0, ge=0)
+    """Mix whole videos, with a share drawn from Beta(mixup, mixup); 0: do not."""
+    cutmix: float = Field(0.0, ge=0)
+    """Put a box of one video into another, of an area drawn from Beta(cutmix, cutmix); 0: do not."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which is what is validated and kept; 0: none."""
+    sync_norm: bool = False
+    """Norms see the videos of all GPUs together."""
+    precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
+    checkpoint_stages: tuple[Literal["stem", "res2", "res3", "res4", "res5"], ...] = ()
+    """Stages whose activations are computed again for the gradient and not kept: less memory, more time."""
     checkpoint_every: int = Field(200, ge=1)
+    """Steps from one checkpoint of the run to the next."""
     validate_every: int = Field(5, ge=0)
+    """Epochs from one validation to the next; 0: only after the last."""
     keep_every: int = Field(0, ge=0)
+    """Epochs from one checkpoint that stays to the next; 0: only the last and the best stay."""
 
     def share_of(self, ranks: int) -> int:
         """Videos of a global batch on each rank. Raises UsageError if they do not divide evenly."""
@@ -180,63 +215,13 @@ class Recipe(_Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 
-
-def packaged_recipes() -> dict[str, Recipe]:
-    """The recipes that come with v4d, by name."""
-    files = sorted(
-        (f for f in resources.files("v4d.recipes").iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
-    )
-    found = {}
-    for file in files:
-        name = file.name.removesuffix(".toml")
-        found[name] = _validated({"name": name, **tomllib.loads(file.read_text())}, name)
-    return found
-
-
-def load_recipe(name: str, settings: tuple[str, ...] = ()) -> Recipe:
-    """A packaged recipe, or one from a TOML file, with ``settings`` of the form ``section.key=value`` over it.
-
-    Values are TOML (``model.blocks_4d=[]``); what is no TOML is taken as a string.
-    Raises UsageError for an unknown recipe, section, key or value.
-    """
-    recipes = packaged_recipes()
-    if name in recipes:
-        content: dict[str, Any] = recipes[name].model_dump()
-    elif Path(name).is_file():
-        try:
-            content = {"name": Path(name).stem, **tomllib.loads(Path(name).read_text())}
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name} is no TOML: {error}") from None
-    else:
-        raise UsageError(f"there is no recipe '{name}'{nearest(name, list(recipes))}; there are {', '.join(recipes)}")
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not equals or not dot:
-            raise UsageError(f"--set {setting}: expected section.key=value, as in optim.lr=0.02")
-        content.setdefault(section, {})
-        if not isinstance(content[section], dict):
-            raise UsageError(f"--set {setting}: '{section}' is no section")
-        try:
-            content[section][key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            content[section][key] = value
-    return _validated(content, name)
-
-
-def _validated(content: dict[str, Any], name: str) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        hint = ""
-        if first["type"] == "extra_forbidden":
-            section: Any = Recipe if len(place) == 1 else Recipe.model_fields[place[0]].annotation
-            hint = nearest(place[-1], list(section.model_fields))
-            raise UsageError(f"recipe {name}: there is no '{'.'.join(place)}'{hint}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe {name}: {'.'.join(place)}: {message}, not {first['input']!r}"[:500]) from None
+    def check_start(self) -> None:
+        """Raise UsageError if the recipe goes on from another one's run, and does not say where that is."""
+        if self.train.starts_from and not self.train.init:
+            raise UsageError(
+                f"recipe {self.name} starts from the weights of a run of {self.train.starts_from}: name its folder or "
+                "weights file with --init (or begin from nothing with --set train.starts_from='')"
+            )
 
 
 def nearest(name: str, names: list[str]) -> str:

@@ -22,6 +22,7 @@ from v4d.inference import video_scores
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
+from v4d.precision import autocast
 from v4d.trained import load_trained
 
 SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.list_(pa.float32()))])
@@ -57,8 +58,8 @@ def scored_batches(model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: 
         total = torch.zeros(len(batch.labels_B), model.num_classes, device=batch.crops[0].device)
         for crop in batch.crops:
             x = crop if recipe.train.channels_last else crop.contiguous()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"):
-                total += video_scores(model, x, units_infer, recipe.data.units)
+            with autocast(recipe.train.precision, x.device):
+                total += video_scores(model, x, units_infer, recipe.data.units, activation=recipe.train.loss)
         yield batch, total / len(batch.crops)
 
 

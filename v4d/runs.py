@@ -16,8 +16,9 @@ from preprocess.durable_files import is_held, replace_atomically
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
 from v4d.checkpoint import checkpoints_in, last_checkpoint, versions
-from v4d.config import Recipe, packaged_recipes
+from v4d.config import Recipe
 from v4d.launch import Place
+from v4d.recipes.files import packaged_recipes
 from v4d.training_log import LOG, best_step, last_step, records, validations
 
 RUNS = Path("runs")
@@ -32,7 +33,8 @@ def choose_recipe(dataset: Dataset, device: str) -> str:
 
     Raises UsageError, with the candidates, where not exactly one does.
     """
-    fitting = [recipe for recipe in packaged_recipes().values() if device in recipe.fits.devices]
+    known = packaged_recipes().values()
+    fitting = [recipe for recipe in known if device in recipe.fits.devices and not recipe.fits.by_name]
     for_kind = [recipe.name for recipe in fitting if dataset.kind in recipe.fits.kinds]
     names = for_kind or [recipe.name for recipe in fitting if not recipe.fits.kinds]
     if len(names) != 1:
@@ -88,13 +90,16 @@ class RunRecord(BaseModel):
     fingerprint: str
     steps: int
     max_bad: float
+    track: tuple[str, ...]
     gpus: int
     processes: int
     versions: dict[str, str]
     end: RunEnd | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, dataset: Dataset, steps: int, place: Place, max_bad: float) -> RunRecord:
+    def of(
+        cls, recipe: Recipe, dataset: Dataset, steps: int, place: Place, max_bad: float, track: tuple[str, ...]
+    ) -> RunRecord:
         """That of a run at its beginning."""
         return cls(
             recipe=recipe,
@@ -102,6 +107,7 @@ class RunRecord(BaseModel):
             fingerprint=dataset.fingerprint,
             steps=steps,
             max_bad=max_bad,
+            track=track,
             gpus=place.ranks_here if place.device.type == "cuda" else 0,
             processes=place.ranks,
             versions=versions(),

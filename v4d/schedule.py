@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 
-from v4d.config import OptimConfig
+from v4d.config import Recipe
 
 
-def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over the whole run."""
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0 over the whole run.
+
+    With ``optim.lr_per`` it grows evenly with the global batch (Goyal et al., "Accurate, large minibatch SGD", 2017).
+    """
+    config = recipe.optim
+    highest = config.lr * recipe.train.global_batch / config.lr_per if config.lr_per else config.lr
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        return highest * (step + 1) / warmup
     if config.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
-        return config.lr * config.gamma**passed
+        return highest * config.gamma**passed
     share = (step - warmup) / max(1.0, config.epochs * steps_per_epoch - warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * share))
+    return highest * 0.5 * (1 + math.cos(math.pi * share))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,10 @@ from pipelines import BadVideos, TrainLoader
 from preprocess.errors import DataError, V4dError
 from v4d.config import Recipe
 from v4d.launch import Place
+from v4d.meter import Meter
 from v4d.models.network import V4D
 from v4d.schedule import learning_rate
+from v4d.step import Learner
 from v4d.stopping import AgreedStop
 from v4d.training_log import TrainingLog
 
@@ -43,55 +45,69 @@ class Steps:
 
     first: int
     left_out: int
-    began: float = field(default_factory=time.monotonic)
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
     videos: list[tuple[int, int]] = field(default_factory=list)
     keys: list[tuple[str, ...]] = field(default_factory=list)
-    waited: list[float] = field(default_factory=list)
 
 
 def report(
-    log: TrainingLog, pending: Steps, recipe: Recipe, place: Place, loader: TrainLoader, stop: AgreedStop
+    log: TrainingLog,
+    pending: Steps,
+    meter: Meter,
+    learner: Learner,
+    recipe: Recipe,
+    place: Place,
+    loader: TrainLoader,
+    stop: AgreedStop,
 ) -> int:
     """Bring the figures of the steps since the last report from the device, and log each step.
 
     Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
     DataError if they are too many, TrainingError if a loss is not finite.
     """
+    norm = learner.gradient_norm()
     counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
     own = torch.stack(pending.losses).double()
     figures = torch.stack([own, torch.stack(pending.correct).double(), *counts])
-    # The sum may be finite on one device and not on another: what is decided on is the same sum on all ranks.
     own_is_finite = own.isfinite().tolist()
     if place.ranks > 1:
         dist.all_reduce(figures)
-    seconds = time.monotonic() - pending.began
+    of_steps, grad_norm = figures.T.tolist(), norm.item()
     videos = [loader.videos_in(pending.first + i) for i in range(len(pending.losses))]
+    measured = meter.read(sum(videos))
     left_out = pending.left_out
-    for i, (loss, correct, labelled, loaded) in enumerate(figures.T.tolist()):
-        step = pending.first + i
-        if step % loader.steps_per_epoch == 0:
-            left_out = 0
-        left_out += videos[i] - int(loaded)
-        check_left_out(loader.bad, left_out, place, stop)
-        epoch, lr = step // loader.steps_per_epoch + 1, learning_rate(recipe.optim, step, loader.steps_per_epoch)
-        if not math.isfinite(loss):
-            keys = () if own_is_finite[i] else pending.keys[i]
-            raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, place, log)
-        with disk_may_be_full(log.run):
-            log.step(
+    records: list[dict[str, Any]] = []
+    try:
+        for i, (loss, correct, labelled, loaded) in enumerate(of_steps):
+            step = pending.first + i
+            if step % loader.steps_per_epoch == 0:
+                left_out = 0
+            left_out += videos[i] - int(loaded)
+            check_left_out(loader.bad, left_out, place, stop)
+            epoch, lr = step // loader.steps_per_epoch + 1, learning_rate(recipe, step, loader.steps_per_epoch)
+            if not math.isfinite(loss):
+                with disk_may_be_full(log.run):
+                    log.steps(records)
+                records = []
+                keys = () if own_is_finite[i] else pending.keys[i]
+                raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, place, log)
+            records.append(
                 {
                     "step": step,
                     "epoch": epoch,
                     "loss": loss * (videos[i] / max(labelled, 1)),
                     "top1": correct / max(labelled, 1),
                     "lr": lr,
-                    "videos_per_s": sum(videos) / seconds,
-                    "data_wait": sum(pending.waited) / seconds,
                     "left_out": left_out,
+                    **measured,
                 }
             )
+        # Of the last step alone: that is what lies in the parameters' gradients. JSON knows no infinity.
+        records[-1]["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
+    finally:
+        with disk_may_be_full(log.run):
+            log.steps(records)
     return left_out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +20,15 @@ from v4d.checkpoint import Checkpoint, last_checkpoint, load_checkpoint, load_we
 from v4d.checkpoint_writer import CheckpointWriter
 from v4d.config import Recipe
 from v4d.launch import Place, this_place
+from v4d.meter import training_meter
 from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
+from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
-from v4d.step import build, train_step
+from v4d.step import Learner, build, distributed_norms
 from v4d.step_reports import Steps, TrainingError, check_weights, disk_may_be_full, report
 from v4d.stopping import agreed_stop
+from v4d.trackers import start_trackers
 from v4d.training_log import TrainingLog, left_out_before, validations
 from v4d.validation import is_due, validate, validation_loader
 from v4d.weights.initial import initialise
@@ -37,12 +39,15 @@ _SECONDS_FOR_THE_LOCK = 2
 _Value = TypeVar("_Value")
 
 
-def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD) -> bool:
+def train(
+    recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX_BAD, track: tuple[str, ...] = ()
+) -> bool:
     """Train ``recipe`` on the dataset at ``root`` into the folder ``run``; a run that was stopped goes on.
 
-    ``run`` gets run.json, checkpoints/, log.jsonl and tensorboard/. Batches depend on the recipe and the dataset alone,
-    not on the number of GPUs, nor on how often the run was stopped. (The loss depends on the number of GPUs too, since
-    each normalises over its share of the batch.)
+    ``run`` gets run.json, checkpoints/, log.jsonl and tensorboard/, and the trackers that ``track`` names get its
+    curves (see ``start_trackers``; like ``max_bad`` that is not part of the recipe). Batches depend on the recipe and
+    the dataset alone, not on the number of GPUs, nor on how often the run was stopped. (The loss depends on the number
+    of GPUs too, since each normalises over its share of the batch.)
 
     Returns whether the run is finished: it is not if SIGINT, SIGTERM or SIGUSR1 asked it to stop, which it does at a
     checkpoint of its next step. A disk that does not take a checkpoint, or a line of the log, costs a warning, unless
@@ -57,6 +62,7 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
     process trains in ``run``; TrainingError where the loss is not finite, the GPU's memory does not suffice, or the
     last checkpoint could not be written.
     """
+    recipe.check_start()
     with this_place(gpus) as place:
         console = Console(quiet=not place.is_main, markup=False, highlight=False, soft_wrap=True)
         dataset = read_dataset(root)
@@ -66,12 +72,20 @@ def train(recipe: Recipe, root: Path, run: Path, gpus: int, max_bad: float = MAX
             if place.is_main:
                 remove_left_overs(run)
             try:
-                return _train(recipe, dataset, run, place, console, max_bad)
+                return _train(recipe, dataset, run, place, console, max_bad, track)
             except torch.OutOfMemoryError:
                 raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
 
 
-def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: Console, max_bad: float) -> bool:
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Path,
+    place: Place,
+    console: Console,
+    max_bad: float,
+    track: tuple[str, ...],
+) -> bool:
     config, device = recipe.train, place.device
     if len(dataset.classes) < 2:
         raise DataError(f"{dataset.root} has one class only, '{dataset.classes[0]}': there is nothing to learn")
@@ -82,13 +96,20 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     if config.init and not resumed and place.is_main:
         console.print(initialise(model, config.init, dataset.classes))
     first_step = resumed.step if resumed else 0
+    if config.sync_norm:
+        distributed_norms(model, place.ranks, device)
     parallel: nn.Module = model
     if place.ranks > 1:
         device_ids = [device] if device.type == "cuda" else None
+        # A graph that is taken for static must sum its first gradients at once, not those of several parts.
+        static = not 0 < config.micro_batch < share
         parallel = DistributedDataParallel(
-            model, device_ids=device_ids, static_graph=True, gradient_as_bucket_view=True
+            model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
     compute = torch.compile(parallel) if config.compile else parallel
+    learner = Learner(recipe, model, optimizer, compute, place.ranks)
+    if resumed:
+        learner.load_state_dict(resumed.extras)
 
     loader = TrainLoader(
         dataset,
@@ -113,7 +134,7 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     owed = is_due(recipe, first_step, per_epoch, validation) and first_step not in logged
     left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
     owed, left_out = _as_on_main((owed, left_out), place)
-    record, silent = RunRecord.of(recipe, dataset, steps, place, max_bad), not place.is_main
+    record, silent = RunRecord.of(recipe, dataset, steps, place, max_bad, track), not place.is_main
     if first_step >= steps and not owed:
         console.print(f"{run} is finished, at step {steps}")
         # It may have been killed before it could note so.
@@ -127,33 +148,40 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
     most = loader.memory_bound + (validation.memory_bound if validation else 0)
     console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
 
+    trackers = start_trackers(track, run, recipe, dataset.root, console.print) if place.is_main else []
+    meter = training_meter(recipe, len(dataset.classes), place)
+
     kept_every = config.keep_every * per_epoch
     with (
         recorded(run, record, silent) as ending,
-        TrainingLog(run, console, first_step=first_step, steps=steps, silent=silent) as log,
+        TrainingLog(run, console, first_step=first_step, steps=steps, silent=silent, trackers=trackers) as log,
         agreed_stop(place) as stop,
         CheckpointWriter(run, kept_every) as writer,
     ):
         done, stopping = first_step, False
         if owed and validation:
-            stopping = not validate(log, done, per_epoch, model, recipe, validation, place, stop)
+            stopping = not validate(log, done, per_epoch, learner.network, recipe, validation, place, stop)
         validating = owed
         pending = Steps(first_step, left_out)
         batches = iter(loader)
+        meter.restart()
         for step in range(first_step, steps if not stopping else 0):
             # Dropout draws from a generator that is a function of the step, so that a resumed run draws the same.
             torch.manual_seed(config.seed * 1_000_003 + step * place.ranks + place.rank)
-            wait_began = time.monotonic()
-            batch = next(batches)
-            pending.waited.append(time.monotonic() - wait_began)
+            with meter.waiting():
+                batch = next(batches)
+            if step == first_step and place.is_main:
+                with disk_may_be_full(run):
+                    log.first_batch(sample_sheet(batch, recipe.data.units, dataset.classes))
 
-            lr = learning_rate(recipe.optim, step, per_epoch)
+            lr = learning_rate(recipe, step, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             valid = loader.videos_in(step)
-            loss, correct = train_step(compute, optimizer, batch, recipe, device, valid, place.ranks)
-            pending.losses.append(loss)
-            pending.correct.append(correct)
+            with meter.computing():
+                learned = learner.step(batch, step, valid)
+            pending.losses.append(learned.loss)
+            pending.correct.append(learned.correct)
             pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
             pending.keys.append(batch.keys)
 
@@ -165,18 +193,18 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             saving = stopping or validating or kept or done == steps or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
             if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                left_out = report(log, pending, recipe, place, loader, stop)
+                left_out = report(log, pending, meter, learner, recipe, place, loader, stop)
                 if saving:
                     check_weights(model, step, step // per_epoch + 1, lr, pending.keys[-1], place, log)
                 pending = Steps(done, left_out)
             if saving and place.is_main:
                 with disk_may_be_full(run):
                     log.sync()
-                writer.write(_checkpoint(done, recipe, dataset, model, optimizer, loader))
+                writer.write(_checkpoint(done, recipe, dataset, learner, optimizer, loader))
             # The checkpoint comes before the validation: a run that is stopped there has only that to do again.
             if validation and validating and not stopping:
-                stopping = not validate(log, done, per_epoch, model, recipe, validation, place, stop)
-                pending = Steps(done, left_out)
+                stopping = not validate(log, done, per_epoch, learner.network, recipe, validation, place, stop)
+                meter.restart()
             if stopping:
                 break
         if error := writer.wait():
@@ -188,6 +216,8 @@ def _train(recipe: Recipe, dataset: Dataset, run: Path, place: Place, console: C
             remove_checkpoints(run, kept_every)
         # Asked to stop with nothing left to do, it is finished.
         ending.finished = done == steps and not (stopping and validating)
+        if not ending.finished:
+            log.stopped()
     if not ending.finished:
         console.print(f"stopped after step {done} of {steps}: go on with v4d train --resume {run}")
     return ending.finished
@@ -224,7 +254,12 @@ def _resume(
 
 
 def _checkpoint(
-    step: int, recipe: Recipe, dataset: Dataset, model: V4D, optimizer: torch.optim.Optimizer, loader: TrainLoader
+    step: int,
+    recipe: Recipe,
+    dataset: Dataset,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    loader: TrainLoader,
 ) -> Checkpoint:
     return Checkpoint(
         step=step,
@@ -232,7 +267,8 @@ def _checkpoint(
         classes=dataset.classes,
         dataset=str(dataset.root.resolve()),
         fingerprint=dataset.fingerprint,
-        model=model.state_dict(),
+        model=learner.network.state_dict(),
         optimizer=optimizer.state_dict(),
         loader=loader.state_dict(),
+        extras=learner.state_dict(),
     )

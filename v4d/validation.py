@@ -10,6 +10,7 @@ from preprocess.index import Dataset
 from v4d.config import Recipe
 from v4d.evaluate import scored_batches
 from v4d.launch import Place
+from v4d.losses import targets_of
 from v4d.models.network import V4D
 from v4d.step_reports import check_left_out, disk_may_be_full
 from v4d.stopping import AgreedStop
@@ -62,8 +63,8 @@ def validate(
             dist.broadcast(buffer, 0)
     counts = torch.zeros(3, device=place.device)
     for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
-        labels_B = batch.labels_B.to(place.device)
-        counts[:2] += torch.stack([(scores_BK.argmax(dim=1) == labels_B).sum(), (labels_B >= 0).sum()])
+        hits_B = targets_of(batch, recipe.train, model.num_classes, place.device).hits(scores_BK)
+        counts[:2] += torch.stack([hits_B.sum(), (batch.labels_B >= 0).sum().to(place.device)])
         if stop.now():
             return False
     model.train()

@@ -71,11 +71,11 @@ def is_bad(sample, packets):
     return any((sample.row_number, frame) in packets for frame in needed)
 
 
-def loaded(dataset, split, *, train, batch=4, epochs=2, ranks=1, max_bad=1.0, take=TAKE):
+def loaded(dataset, split, *, train, batch=4, epochs=2, ranks=1, max_bad=1.0, take=TAKE, device=CPU):
     """(crops, labels_B, rows_B, keys) of every global batch of a few epochs, and the loaders of the ranks."""
     loaders, parts = [], []
     for rank in range(ranks):
-        options = {"global_batch": batch, "device": CPU, "rank": rank, "ranks": ranks, "max_bad": max_bad}
+        options = {"global_batch": batch, "device": device, "rank": rank, "ranks": ranks, "max_bad": max_bad}
         if train:
             loader = TrainLoader(dataset, split, take, seed=5, **options)
             batches = list(itertools.islice(loader, epochs * loader.steps_per_epoch))
@@ -106,14 +106,14 @@ def places(dataset, split, *, train, batch=4, epochs=2, take=TAKE):
     return [[plan.sample(place) for place in step] for step in steps]
 
 
-def assert_bad_rows_only_are_masked(clean, damaged, split, packets, *, train, ranks=1, **options):
+def assert_bad_rows_only_are_masked(clean, damaged, split, packets, *, train, ranks=1, device=CPU, **options):
     """What needs one of ``packets`` is a row that does not count, and shows what is sound; all else is as it was.
 
     Returns the loaders, and the keys of the bad rows of each epoch.
     """
     plan = places(clean, split, train=train, **options)
-    before, _ = loaded(clean, split, train=train, **options)
-    after, loaders = loaded(damaged, split, train=train, ranks=ranks, **options)
+    before, _ = loaded(clean, split, train=train, device=device, **options)
+    after, loaders = loaded(damaged, split, train=train, ranks=ranks, device=device, **options)
     steps = len(plan) // options.get("epochs", 2)
     sound = [[], []]
     for step, (samples, (pictures, *_)) in enumerate(zip(plan, before, strict=True)):

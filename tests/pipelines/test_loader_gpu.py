@@ -20,6 +20,7 @@ from pipelines.graph import picture_graph
 from pipelines.packets import PacketReader, clip_stream
 from pipelines.samples import EvalSamples, TrainSamples
 from preprocess.index import read_dataset
+from tests.pipelines.broken import assert_bad_rows_only_are_masked, copied, flip_bits, places, rewrite_packets
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)
@@ -150,8 +151,8 @@ def test_batches_are_the_crops_of_whole_videos(data):
         resizes = isinstance(loader, EvalLoader) and data.codec == "mjpeg" and not data.size
         if resizes:
             continue
-        for batch, places in itertools.islice(zip(loader, plan.batches(0), strict=False), 5):
-            samples = [plan.sample(place) for place in places]
+        for batch, step in itertools.islice(zip(loader, plan.batches(0), strict=False), 5):
+            samples = [plan.sample(place) for place in step]
             for at, sample in enumerate(samples):
                 if sample.row.frames > MOST_FRAMES:
                     continue
@@ -189,3 +190,27 @@ def test_a_tensor_that_is_dropped_is_read_before_its_memory_is_written_again(dat
         return taken
 
     assert all(torch.equal(a, b) for a, b in zip(copies(busy=True), copies(busy=False), strict=True))
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_flipped_bits_are_left_out_and_all_else_is_as_it_was(data, tmp_path, train):
+    damaged, split = copied(data, tmp_path / "damaged"), "train" if train else split_of(data)
+    packets = flip_bits(damaged, split, 0.01, seed=3)
+    _, left_out = assert_bad_rows_only_are_masked(data, damaged, split, packets, train=train, device=GPU)
+    assert any(left_out)
+
+
+@pytest.mark.parametrize("how", ["zeros", "garbage"])
+def test_packets_that_do_not_decode_are_left_out_and_all_else_is_as_it_was(data, tmp_path, how):
+    if data.codec == "h264":
+        pytest.skip("its packets are not looked at beyond their CRC-32")
+    change = {
+        "zeros": lambda packet: bytes(len(packet)),
+        "garbage": lambda p: np.random.default_rng(len(p)).bytes(len(p)),
+    }
+    damaged = copied(data, tmp_path / "damaged")
+    sample = places(damaged, "train", train=True)[0][0]
+    packets = {(sample.row_number, int(sample.frames[2]))}
+    rewrite_packets(damaged, "train", packets, change[how])
+    _, left_out = assert_bad_rows_only_are_masked(data, damaged, "train", packets, train=True, device=GPU)
+    assert sample.row.key in left_out[0]

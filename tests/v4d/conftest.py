@@ -12,7 +12,7 @@ from preprocess.index import read_dataset
 from preprocess.local import write_shards_locally
 from preprocess.ordered_actions import SIZE, list_videos, render
 from preprocess.run import preprocess
-from v4d.config import load_recipe
+from v4d.recipes.files import load_recipe
 
 torch.set_num_threads(1)
 

@@ -4,8 +4,9 @@ import pytest
 
 from pipelines import Sampling
 from preprocess.errors import UsageError
-from v4d.config import Recipe, load_recipe, packaged_recipes
+from v4d.config import Recipe
 from v4d.models.network import V4D
+from v4d.recipes.files import load_recipe, packaged_recipes
 from v4d.schedule import learning_rate
 
 
@@ -73,15 +74,15 @@ def test_a_broken_file_is_said_in_one_line(tmp_path):
 
 
 def test_step_schedule_is_the_papers():
-    optim = load_recipe("v4d_resnet18").optim
-    rates = {epoch: learning_rate(optim, epoch * 10, 10) for epoch in (0, 34, 35, 59, 60, 79, 80, 99)}
+    recipe = load_recipe("v4d_resnet18")
+    rates = {epoch: learning_rate(recipe, epoch * 10, 10) for epoch in (0, 34, 35, 59, 60, 79, 80, 99)}
     expected = [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
     assert list(rates.values()) == pytest.approx(expected)
 
 
 def test_cosine_schedule_warms_up_and_falls_to_nothing():
-    optim = load_recipe("demo", ("optim.warmup_epochs=2", "optim.epochs=10", "optim.lr=0.1")).optim
-    rates = [learning_rate(optim, step, 5) for step in range(50)]
+    recipe = load_recipe("demo", ("optim.warmup_epochs=2", "optim.epochs=10", "optim.lr=0.1"))
+    rates = [learning_rate(recipe, step, 5) for step in range(50)]
     assert rates[:11] == sorted(rates[:11])
     assert rates[10] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -16,8 +16,8 @@ import torch
 from tests.v4d.conftest import TINY
 from tests.v4d.frozen_norms import train_with_frozen_norms
 from v4d.checkpoint import checkpoints_in, load_checkpoint
-from v4d.config import load_recipe
 from v4d.launch import launch
+from v4d.recipes.files import load_recipe
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 KILLS = int(os.environ.get("V4D_TEST_KILLS", "2"))

@@ -11,7 +11,7 @@ from cli import main
 from preprocess.durable_files import held
 from preprocess.index import VERSION
 from v4d.checkpoint import checkpoints_in
-from v4d.config import load_recipe
+from v4d.recipes.files import load_recipe
 from v4d.runs import choose_run_to_train, last_checkpoint, read_record
 from v4d.train import TrainingError, train
 

@@ -17,8 +17,8 @@ from preprocess.durable_files import held
 from preprocess.errors import DataError, UsageError
 from preprocess.index import as_record_batch, read_dataset, write_index
 from v4d.checkpoint import checkpoints_in, load_checkpoint, load_weights
-from v4d.config import load_recipe
 from v4d.models.network import V4D
+from v4d.recipes.files import load_recipe
 from v4d.schedule import learning_rate
 from v4d.train import TrainingError, train
 
@@ -143,7 +143,7 @@ def test_validation_leaves_training_as_it_was(dataset, recipe, tmp_path):
 
 def steps_of_two(recipe, model, optimizer, loader, steps):
     """The losses that two processes have, each with its half of a batch, from the steps of ``loader`` on."""
-    take, optim, losses = recipe.data.train_sampling(), recipe.optim, []
+    take, losses = recipe.data.train_sampling(), []
     batches = iter(loader)
     for step in steps:
         batch = next(batches)
@@ -153,7 +153,7 @@ def steps_of_two(recipe, model, optimizer, loader, steps):
             F.cross_entropy(model(x, take.units), labels, ignore_index=-1, reduction="sum") for x, labels in halves
         )
         loss = loss / valid
-        optimizer.param_groups[0]["lr"] = learning_rate(optim, step, loader.steps_per_epoch)
+        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, loader.steps_per_epoch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,20 +5,22 @@ Shape suffixes: B videos, U action units of a video, N = B·U, C channels, T fra
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.models.block_kinds import make_block
+from v4d.models.frames import FrameConv
+from v4d.models.recomputing import run
+from v4d.models.stem import Stem
 from v4d.models.units import InterUnitBlock, check_units
 
 
 def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Conv3d(inputs, outputs, kernel, stride=(1, stride, stride), padding=padding, bias=False)
+    kind = FrameConv if kernel[0] == 1 else nn.Conv3d
+    return kind(inputs, outputs, kernel, stride=(1, stride, stride), padding=padding, bias=False)
 
 
 class _BasicBlock(nn.Module):
@@ -66,31 +68,6 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(_conv(inputs, outputs, (1, 1, 1), stride), nn.BatchNorm3d(outputs))
 
 
-class _SpatialMaxPool(nn.Module):
-    """1×3×3 max-pool of stride 2 in space: of frames one by one, which torch does several times as fast as of units."""
-
-    def forward(self, x_NCTHW: Tensor) -> Tensor:
-        if not x_NCTHW.is_contiguous(memory_format=torch.channels_last_3d):
-            return F.max_pool3d(x_NCTHW, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-        # Views, in the one layout and in the other.
-        frames_FCHW = x_NCTHW.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
-        pooled_FHWC = F.max_pool2d(frames_FCHW, 3, stride=2, padding=1).permute(0, 2, 3, 1)
-        pooled_NCTHW: Tensor = pooled_FHWC.unflatten(0, (x_NCTHW.shape[0], -1)).permute(0, 4, 1, 2, 3)
-        return pooled_NCTHW
-
-
-class _Stem(nn.Sequential):
-    """Pixels to features: 1×7×7 convolution and 1×3×3 max-pool, each of stride 2 in space."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(
-            _conv(3, width, (1, 7, 7), 2),
-            nn.BatchNorm3d(width),
-            nn.ReLU(inplace=True),
-            _SpatialMaxPool(),
-        )
-
-
 class V4D(nn.Module):
     """I3D-S ResNet with residual 4D blocks after some of its residual blocks.
 
@@ -100,12 +77,15 @@ class V4D(nn.Module):
     where that is known, else it is empty.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config, self.num_classes = config, num_classes
         self.classes: tuple[str, ...] = ()
         block: type[_BasicBlock] | type[_Bottleneck] = _BasicBlock if config.depth == 18 else _Bottleneck
-        layers: dict[str, nn.Module] = {"stem": _Stem(config.base_width)}
+        layers: dict[str, nn.Module] = {"stem": Stem(config.base_width)}
         channels = config.base_width
         for stage, count in enumerate(RESIDUAL_BLOCKS[config.depth], 2):
             width, temporal = config.base_width << (stage - 2), 3 if stage >= 4 else 1
@@ -120,6 +100,7 @@ class V4D(nn.Module):
                         activation=config.norm_4d,
                     )
         self.layers = nn.ModuleDict(layers)
+        self._below, self._stages = _parted(self.layers)
         self.num_features = channels
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(channels, num_classes)
@@ -150,19 +131,17 @@ class V4D(nn.Module):
     @property
     def layers_below(self) -> list[nn.Module]:
         """The layers before the first block that relates units: N3D of Algorithm 1."""
-        layers = list(self.layers.values())
-        return list(itertools.takewhile(lambda layer: not isinstance(layer, InterUnitBlock), layers))
+        return [self.layers[name] for name in self._below]
 
     @property
     def stages_4d(self) -> list[tuple[InterUnitBlock, list[nn.Module]]]:
         """N4D of Algorithm 1: each block that relates units, with the layers after it that see each unit by itself."""
-        stages: list[tuple[InterUnitBlock, list[nn.Module]]] = []
-        for layer in self.layers.values():
-            if isinstance(layer, InterUnitBlock):
-                stages.append((layer, []))
-            elif stages:
-                stages[-1][1].append(layer)
-        return stages
+        found = []
+        for block_name, names in self._stages:
+            block = self.layers[block_name]
+            assert isinstance(block, InterUnitBlock)
+            found.append((block, [self.layers[name] for name in names]))
+        return found
 
     def forward(self, x_NCTHW: Tensor, units: int) -> Tensor:
         """Scores before softmax, (B, K), of videos of ``units`` action units each.
@@ -183,18 +162,17 @@ class V4D(nn.Module):
         """
         if x_NCTHW.ndim != 5 or x_NCTHW.shape[1] != 3:
             raise ValueError(f"x is {tuple(x_NCTHW.shape)}, not the (N, 3, T, H, W) of pixels")
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        y = (x_NCTHW.to(mean.dtype) - mean) / std
+        y = (x_NCTHW.to(self.mean.dtype) - self.mean) / self.std
         for layer in self.layers_below:
-            y = layer(y)
+            y = run(layer, y)
         return y
 
     def forward_above(self, x_NCTHW: Tensor, units: int, first_stage: int = 0) -> Tensor:
         """The layers from the first 4D block to the head, N4D of Algorithm 1, or from a later one of ``stages_4d``."""
         for block, layers in self.stages_4d[first_stage:]:
-            x_NCTHW = block(x_NCTHW, units)
+            x_NCTHW = run(block, x_NCTHW, units)
             for layer in layers:
-                x_NCTHW = layer(x_NCTHW)
+                x_NCTHW = run(layer, x_NCTHW)
         return x_NCTHW
 
     def forward_head(self, x_NCTHW: Tensor, units: int) -> Tensor:
@@ -211,6 +189,18 @@ class V4D(nn.Module):
         """Dropout and the linear layer: (B, K)."""
         logits_BK: Tensor = self.classifier(self.dropout(video_BC))
         return logits_BK
+
+
+def _parted(layers: nn.ModuleDict) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of ``layers_below``, and of ``stages_4d``."""
+    below: list[str] = []
+    stages: list[tuple[str, list[str]]] = []
+    for name, layer in layers.items():
+        if isinstance(layer, InterUnitBlock):
+            stages.append((name, []))
+        else:
+            (stages[-1][1] if stages else below).append(name)
+    return below, stages
 
 
 def _initialise_classifier(classifier: nn.Linear) -> None:

@@ -1,1 +1,1 @@
-"""The packaged recipes, one TOML file each."""
+"""Recipes: the packaged ones, a TOML file each, how they are read, and how they are shown."""

@@ -2,7 +2,8 @@
 
 - "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
 - "imagenet=FILE": the same from a file of torch.save or safetensors;
-- "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet.
+- "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet;
+- "RUN": the folder of a run, which means its last checkpoint, RUN/best, or the folder of another checkpoint.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from preprocess.durable_files import sha256_of
 from preprocess.errors import DataError, UsageError
+from v4d.checkpoint import find_checkpoint, load_checkpoint, names_checkpoint
 from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
 from v4d.weights.imported import check, may_be_fresh
 from v4d.weights.torch_files import read_state_dict
-from v4d.weights.weights_file import SUFFIX, read_weights
+from v4d.weights.weights_file import SUFFIX, WeightsInfo, read_weights
 
 IMAGENET = "imagenet"
 # With the first digits of their sha256, which is checked.
@@ -48,9 +50,13 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
         path = _fetched(model)
         source = path.name
         tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
+    elif names_checkpoint(path):
+        checkpoint = find_checkpoint(path)
+        source = str(checkpoint)
+        tensors, note = _of_ours(*_of_run(checkpoint), checkpoint, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
-        tensors, note = _of_weights_file(path, model, classes)
+        tensors, note = _of_ours(*read_weights(path), path, model, classes)
     else:
         source = str(path)
         state = read_state_dict(path)
@@ -110,9 +116,18 @@ def _as_ours(state: Mapping[str, Tensor], naming: str, model: V4D, path: Path) -
     return found.tensors
 
 
-def _of_weights_file(path: Path, model: V4D, classes: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+def _of_run(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
+    """What a weights file of a checkpoint would hold."""
+    checkpoint = load_checkpoint(path)
+    recipe, classes = checkpoint.recipe, checkpoint.classes
+    info = WeightsInfo(model=recipe.model, num_classes=len(classes), classes=classes, data=recipe.data)
+    return info, checkpoint.model
+
+
+def _of_ours(
+    info: WeightsInfo, tensors: dict[str, Tensor], path: Path, model: V4D, classes: Sequence[str]
+) -> tuple[dict[str, Tensor], str]:
     """The tensors to take, and what is to be said of the classifier, if anything."""
-    info, tensors = read_weights(path)
     _check_pixels((info.model.mean, info.model.std), model, path)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     named = bool(info.classes and classes)

@@ -179,14 +179,3 @@ def test_a_training_step_stays_channels_last(depth):
     assert len(seen.are_last) == 3 * convolutions
     assert all(seen.are_last)
     assert seen.copies == 0
-
-
-def test_frames_are_pooled_as_units_are():
-    model = V4D(ModelConfig(**SMALL), 5)
-    x = torch.randn(4, 4, 3, 17, 22)
-    expected = torch.nn.functional.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-    pool = model.layers["stem"][3]
-    assert torch.equal(pool(x), expected)
-    found = pool(x.contiguous(memory_format=torch.channels_last_3d))
-    assert torch.equal(found, expected)
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)

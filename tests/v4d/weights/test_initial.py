@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
 from v4d.checkpoint import load_checkpoint
-from v4d.config import DataConfig, ModelConfig, load_recipe
+from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
+from v4d.recipes.files import load_recipe
 from v4d.train import train
 from v4d.weights import initial
 from v4d.weights.initial import initialise
