@@ -22,7 +22,7 @@ from benchmarks.doctor.commands import doctor
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
-from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
+from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say, runs
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights
@@ -70,6 +70,7 @@ main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
+main.add_command(runs)
 main.add_command(recipes)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
@@ -201,7 +202,11 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
 @click.option("--recipe", help="Name of a recipe, or a TOML file  [default: the one that fits the dataset and device]")
 @click.option("--out", type=_PATH, help="Folder for the run  [default: runs/DATASET-RECIPE]")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
-@click.option("--procs", type=click.IntRange(1), default=1, help="Processes on the CPU, with --gpus 0.")
+@click.option("--procs", type=click.IntRange(1), help="Processes on the CPU, with --gpus 0  [default: 1]")
+@click.option("--resume", type=_PATH, metavar="RUN", help="Go on with RUN: all but --data, --gpus, --procs is its own.")
+@click.option(
+    "--max-restarts", type=click.IntRange(0), default=3, help="How often to begin again after a process was lost."
+)
 @MAX_BAD_OPTION
 @click.option(
     "--keyframe-starts",
@@ -216,7 +221,9 @@ def train(
     recipe: str | None,
     out: Path | None,
     gpus: int | None,
-    procs: int,
+    procs: int | None,
+    resume: Path | None,
+    max_restarts: int,
     max_bad: float | None,
     keyframe_starts: bool,
     init: str | None,
@@ -225,46 +232,79 @@ def train(
 ) -> None:
     """Train a recipe on a dataset. A run that was stopped goes on where it was.
 
+    Ctrl-C, SIGTERM and SIGUSR1 stop it at a checkpoint of the next step, with exit code 0; a second Ctrl-C at once.
+
     \b
     Example: v4d train --gpus 8
     """
+    from pipelines import MAX_BAD
     from preprocess.index import read_dataset
     from preprocess.work_folder import choose_dataset
-    from v4d.launch import choose_gpus
+    from v4d.launch import choose_gpus, is_main_process
     from v4d.recipes.files import load_recipe
-    from v4d.runs import choose_recipe, choose_run_to_train
+    from v4d.runs import choose_recipe, choose_run_to_train, read_record
     from v4d.trackers import see_that_trackers_are_installed
 
+    if resume:
+        its_own = {
+            "--recipe": bool(recipe),
+            "--out": bool(out),
+            "--init": bool(init),
+            "--set": bool(settings),
+            "--keyframe-starts": keyframe_starts,
+        }
+        if given := [name for name, is_given in its_own.items() if is_given]:
+            raise click.UsageError(f"--resume goes on with the recipe and the folder of {resume}: leave out {given[0]}")
+        record = read_record(resume)
+        if gpus is None and procs is None:
+            gpus, procs = record.gpus, None if record.gpus else record.processes
+        chosen, run, data = record.recipe, resume, data or record.dataset
+        max_bad = record.max_bad if max_bad is None else max_bad
+        track = track or record.track
     gpus = choose_gpus(gpus)
-    if gpus and procs > 1:
+    if gpus and procs:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+    procs = procs or 1
     see_that_trackers_are_installed(track)
     dataset = read_dataset(data or choose_dataset())
-    if keyframe_starts:
-        settings = (*settings, "data.keyframe_starts=true")
-    if init:
-        settings = (*settings, f"train.init={json.dumps(init)}")
-    chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
+    if not resume:
+        if keyframe_starts:
+            settings = (*settings, "data.keyframe_starts=true")
+        if init:
+            settings = (*settings, f"train.init={json.dumps(init)}")
+        chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
+        run = out or choose_run_to_train(dataset, chosen)
     chosen.train.share_of(gpus or procs)
     chosen.check_start()
-    run = out or choose_run_to_train(dataset, chosen)
-    _train(chosen, dataset.root, run, gpus, procs, max_bad, track)
-    console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
+    max_bad = MAX_BAD if max_bad is None else max_bad
+    finished = _train(chosen, dataset.root, run, gpus, procs, max_bad, track, max_restarts)
+    if finished and is_main_process():
+        console.print(f"evaluate it with: v4d eval {run} --u-infer 10")
 
 
 def _train(
-    recipe: Recipe, data: Path, run: Path, gpus: int, procs: int, max_bad: float | None, track: tuple[str, ...] = ()
-) -> None:
-    from pipelines import MAX_BAD
-    from v4d.launch import launch, show_warnings
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    gpus: int,
+    procs: int,
+    max_bad: float,
+    track: tuple[str, ...] = (),
+    max_restarts: int = 0,
+) -> bool:
+    """Train, and say so. Returns whether the run is finished."""
+    from v4d.launch import is_main_process, launch, show_warnings
     from v4d.train import train as work
 
     on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
-    console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
+    if is_main_process():
+        console.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began = time.monotonic()
     show_warnings()
-    launch(work, (recipe, data, run, gpus, MAX_BAD if max_bad is None else max_bad, track), gpus, procs)
-    console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
+    finished = launch(work, (recipe, data, run, gpus, max_bad, track), gpus, procs, max_restarts)
+    if finished and is_main_process():
+        console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
+    return finished
 
 
 @main.command()
@@ -281,6 +321,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     \b
     Example: v4d demo
     """
+    from pipelines import MAX_BAD
     from preprocess.ffmpeg import EncodeOptions
     from preprocess.local import write_shards_locally
     from preprocess.ordered_actions import SIZE, class_names, list_videos, render
@@ -301,7 +342,8 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()
-        _train(recipe, shards, run, gpus, 1, None)
+        if not _train(recipe, shards, run, gpus, 1, MAX_BAD):
+            return
         results[name] = evaluate_and_say(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
     console.print(comparison(results))
 

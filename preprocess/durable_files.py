@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import os
 import platform
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,8 @@ from preprocess.errors import DataError
 class replace_atomically:  # noqa: N801 - used as a context manager, reads like a function
     """Context manager: gives a temporary path beside ``path``, fsyncs it and renames it over ``path`` at the end.
 
-    When the block raises, the temporary file is removed and ``path`` is as it was.
+    When the block raises, the temporary file is removed and ``path`` is as it was. The block may make a folder of it,
+    of files that are on the disk already, if ``path`` is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,32 +33,66 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None:
-            self.temporary.unlink(missing_ok=True)
+            _remove(self.temporary)
             return
         try:
             fsync(self.temporary)
             os.replace(self.temporary, self.path)
         except OSError:
-            self.temporary.unlink(missing_ok=True)
+            _remove(self.temporary)
             raise
         fsync(self.path.parent)
 
 
 def remove_left_overs(folder: Path) -> None:
     """Remove what ``replace_atomically`` left below a folder when its process was killed. Nobody may write there."""
-    for left_over in folder.rglob(".*.tmp"):
-        left_over.unlink()
+    for left_over in list(folder.rglob(".*.tmp")):
+        _remove(left_over)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which is there whole or not at all, also if the process is killed on the way."""
+    doomed = replace_atomically(folder).temporary
+    os.replace(folder, doomed)
+    _remove(doomed)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
-def held(path: Path, whose: str) -> Iterator[None]:
-    """Hold the lock file ``path`` for the length of the block. Raises DataError, with ``whose``, if somebody does."""
+def held(path: Path, whose: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` for the length of the block.
+
+    Raises DataError, with ``whose``, if somebody does and goes on to for ``patience`` seconds.
+    """
+    until = time.monotonic() + patience
     with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{whose}: wait for it, or stop it") from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise DataError(f"{whose}: wait for it, or stop it") from None
+                time.sleep(0.05)
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file ``path``, on this machine or another that sees it."""
+    try:
+        with open(path) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def fsync(path: Path) -> None:

@@ -38,27 +38,29 @@ class Interrupted(V4dError):
 
 
 @contextmanager
-def stop_signals(listen: bool = True) -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event for the length of the block.
+def stop_signals(
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM), second_ends: bool = True
+) -> Iterator[threading.Event]:
+    """Turn ``signals``, Ctrl-C and SIGTERM, into an event for the length of the block; blocked ones are heard too.
 
-    A second signal does what it always did. Off the main thread, where Python hears no signals, and without
-    ``listen`` the event is never set.
+    A second Ctrl-C or SIGTERM does what it always did, if ``second_ends``. Off the main thread, where Python hears no
+    signals, the event is never set.
     """
     asked = threading.Event()
-    if not listen or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def hear(*_: object) -> None:
         asked.set()
-        restore()
+        if second_ends:
+            for number in {signal.SIGINT, signal.SIGTERM} & before.keys():
+                signal.signal(number, before[number])
 
-    before = {s: signal.signal(s, hear) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hear) for number in signals}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     try:
         yield asked
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

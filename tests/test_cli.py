@@ -92,7 +92,7 @@ def test_ambiguous_choices_are_listed(work):
     ("arguments", "code", "says"),
     [
         (["train", "--data", "nowhere", "--gpus", "0"], 1, "nowhere holds no dataset.json: run v4d preprocess"),
-        (["eval", "nowhere", "--gpus", "0"], 1, "there is no checkpoint nowhere"),
+        (["eval", "nowhere", "--gpus", "0"], 1, "there is no checkpoint in nowhere"),
         (["preprocess", "folder", "--videos", "nowhere", "--out", "x"], 1, "nowhere is missing"),
         (["preprocess", "folder", "--resize", "320"], 2, "resize '320' is none of WxH, short:N and none"),
         (["preprocess", "folder", "--quality", "1"], 2, "quality 1 is not from 2 (best) to 31, as mjpeg has"),

@@ -1,22 +1,41 @@
-"""Checkpoints: everything a run needs to go on, or a model to be used, in one file that appears whole or not at all."""
+"""Checkpoints: everything a run needs to go on, and its network, in a folder that appears whole or not at all.
+
+RUN/checkpoints/step-00000200/ has weights.safetensors, a weights file as any other, and state.pt, the rest. The last
+one is that of the most steps, the best one that of the log's best validation: nothing else says so, so that nothing can
+contradict it.
+"""
 
 from __future__ import annotations
 
+import io
 import pickle
 import platform
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from preprocess.durable_files import replace_atomically
+from preprocess.durable_files import remove_folder, replace_atomically
 from preprocess.errors import DataError, UsageError
 from preprocess.index import VERSION
 from v4d.config import Recipe
 from v4d.models.network import V4D
+from v4d.training_log import best_step
+from v4d.weights.weights_file import WeightsInfo, read_weights, write_weights
 
-LAST = "last.pt"
+WEIGHTS, STATE = "weights.safetensors", "state.pt"
+_FOLDER = "checkpoints"
+# Of a v4d that had one file, which also holds the weights.
+_ONE_FILE = "last.pt"
+_NAMES = ("last", "best")
+
+
+def versions() -> dict[str, str]:
+    """What a run and its checkpoints were made by."""
+    return {"v4d": VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 @dataclass(frozen=True)
@@ -24,7 +43,8 @@ class Checkpoint:
     """A run after ``step`` steps: weights, the states of optimizer and loader, recipe, and the dataset.
 
     ``model`` are the weights to use; ``extras`` is what else training goes on from (see v4d.step.Learner): where
-    ``model`` are averages, the weights that are trained among it.
+    ``model`` are averages, the weights that are trained among it. Learning rate and random numbers are functions of
+    the step and the recipe, and have no state.
     """
 
     step: int
@@ -32,33 +52,116 @@ class Checkpoint:
     classes: tuple[str, ...]
     dataset: str
     fingerprint: str
-    model: dict[str, Any]
+    model: dict[str, Tensor]
     optimizer: dict[str, Any]
     loader: dict[str, Any]
     extras: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def on_cpu(self) -> Checkpoint:
+        """A copy that training does not change, in memory that is no GPU's."""
+        return replace(
+            self, **{name: _copied(getattr(self, name)) for name in ("model", "optimizer", "loader", "extras")}
+        )
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; ``path`` holds the old one or the new one, never a part. Raises OSError."""
-    content = {**vars(checkpoint), "recipe": checkpoint.recipe.model_dump_json(), "classes": list(checkpoint.classes)}
-    content["versions"] = {"v4d": VERSION, "torch": str(torch.__version__), "python": platform.python_version()}
-    with replace_atomically(path) as temporary:
-        torch.save(content, temporary)
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint into the folder of a run. Raises OSError, and then leaves nothing."""
+    state = {name: value for name, value in vars(checkpoint).items() if name != "model"}
+    state |= {"recipe": checkpoint.recipe.model_dump_json(), "classes": list(checkpoint.classes)}
+    recipe = checkpoint.recipe
+    info = WeightsInfo(
+        model=recipe.model,
+        num_classes=len(checkpoint.classes),
+        classes=checkpoint.classes,
+        data=recipe.data,
+        source=f"recipe {recipe.name}, step {checkpoint.step}",
+    )
+    # Writing to a file of its own, torch takes a full disk for a fault of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replace_atomically(run / _FOLDER / f"step-{checkpoint.step:08d}") as folder:
+        folder.mkdir()
+        write_weights(folder / WEIGHTS, checkpoint.model, info)
+        with replace_atomically(folder / STATE) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
+def checkpoints_in(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run, by step, the last one last."""
+    paths = run.glob(f"{_FOLDER}/*")
+    return dict(sorted((int(name[1]), path) for path in paths if (name := re.fullmatch(r"step-(\d+)", path.name))))
+
+
+def remove_checkpoints(run: Path, kept_every: int) -> None:
+    """Remove all checkpoints but the last, the best, and those of each multiple of ``kept_every`` steps, if not 0."""
+    found, best = checkpoints_in(run), best_step(run)
+    for step, path in list(found.items())[:-1]:
+        if step != best and not (kept_every and step % kept_every == 0):
+            remove_folder(path)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The last checkpoint of a run, if it has one."""
+    found = checkpoints_in(run)
+    if found:
+        return found[max(found)]
+    return run / _ONE_FILE if (run / _ONE_FILE).is_file() else None
+
+
+def names_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is for ``find_checkpoint``, and not a file of weights alone."""
+    return path.is_dir() or path.name in (*_NAMES, _ONE_FILE)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that ``path`` names: itself, the last of a run's folder, or RUN/last or RUN/best.
+
+    Raises DataError if there is none.
+    """
+    if path.is_file() or (path / STATE).is_file():
+        return path
+    run = path.parent if path.name in _NAMES and not path.exists() else path
+    if run is not path and path.name == "best":
+        found = checkpoints_in(run).get(best_step(run) or 0)
+        if found is None:
+            raise DataError(f"{run} has no checkpoint of a best validation: name {run} itself for its last one")
+        return found
+    last = last_checkpoint(run)
+    if last is None:
+        raise DataError(f"there is no checkpoint in {path}: train first, or name the folder of a run")
+    return last
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU. Raises DataError if it is missing, damaged or no checkpoint of v4d."""
+    """Read a checkpoint, named as for ``find_checkpoint``, to the CPU.
+
+    Raises DataError if it is missing, damaged or no checkpoint of v4d.
+    """
+    path = find_checkpoint(path)
+    in_one_file = path.is_file()
+    state = path if in_one_file else path / STATE
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content.pop("versions")
+        content = torch.load(state, map_location="cpu", weights_only=True)
         content["recipe"] = Recipe.model_validate_json(content["recipe"])
-        return Checkpoint(**{**content, "classes": tuple(content["classes"])})
-    except FileNotFoundError:
-        raise DataError(f"there is no checkpoint {path}: train first, or name the folder of a run") from None
+        content["classes"] = tuple(content["classes"])
+        if not in_one_file:
+            content["model"] = read_weights(path / WEIGHTS)[1]
+        return Checkpoint(**content)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise DataError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from None
+        raise DataError(f"{state} is damaged or no checkpoint: {_first_line(error)}") from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no checkpoint of this version of v4d: {_first_line(error)}") from None
+        raise DataError(f"{state} is no checkpoint of this version of v4d: {_first_line(error)}") from None
 
 
 def load_weights(model: V4D, checkpoint: Checkpoint, path: Path) -> None:

@@ -194,6 +194,8 @@ class TrainConfig(_Section):
     """Steps from one checkpoint of the run to the next."""
     validate_every: int = Field(5, ge=0)
     """Epochs from one validation to the next; 0: only after the last."""
+    keep_every: int = Field(0, ge=0)
+    """Epochs from one checkpoint that stays to the next; 0: only the last and the best stay."""
 
     def share_of(self, ranks: int) -> int:
         """Videos of a global batch on each rank. Raises UsageError if they do not divide evenly."""

@@ -1,16 +1,31 @@
-"""Which recipe and which run the commands use where none is named."""
+"""Runs: which one the commands use where none is named, what each notes about itself, and a list of them."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, Literal
 
-from preprocess.errors import UsageError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preprocess.durable_files import is_held, replace_atomically
+from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
-from v4d.checkpoint import LAST, load_checkpoint
+from v4d.checkpoint import checkpoints_in, last_checkpoint, versions
 from v4d.config import Recipe
+from v4d.launch import Place
 from v4d.recipes.files import packaged_recipes
+from v4d.training_log import LOG, best_step, last_step, records, validations
 
 RUNS = Path("runs")
+LOCK = "lock"
+_RECORD = "run.json"
+_State = Literal["running", "stopped", "finished", "failed"]
+_KILLED = "its process ended without a word: killed, or the machine went down"
 
 
 def choose_recipe(dataset: Dataset, device: str) -> str:
@@ -32,18 +47,204 @@ def choose_run_to_train(dataset: Dataset, recipe: Recipe) -> Path:
     name = f"{dataset.name}-{recipe.name}"
     number = 1
     while (run := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
-        if not (run / LAST).exists():
+        if last_checkpoint(run) is None:
             return run
-        checkpoint = load_checkpoint(run / LAST)
-        if checkpoint.recipe == recipe and checkpoint.fingerprint == dataset.fingerprint:
-            return run
+        with suppress(DataError):
+            record = read_record(run)
+            if record.recipe == recipe and record.fingerprint == dataset.fingerprint:
+                return run
         number += 1
     return run
 
 
 def choose_run() -> Path:
     """The newest run under runs/ that has a checkpoint. Raises UsageError if there is none."""
-    found = sorted(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+    found = [last for run in RUNS.glob("*") if (last := last_checkpoint(run))]
     if not found:
         raise UsageError(f"there is no run with a checkpoint under {RUNS}/: run v4d train, or name a run")
-    return found[-1].parent
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    return next(run for run in newest.parents if run.parent == RUNS)
+
+
+class RunEnd(BaseModel):
+    """How a run ended the last time, and why it failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: _State
+    why: str = ""
+
+
+class RunRecord(BaseModel):
+    """What a run notes about itself in RUN/run.json: all that it takes to go on, and how it ended.
+
+    ``steps`` are those of the whole run. ``gpus`` are those of a node, 0 on the CPU, and ``processes`` those of all
+    nodes. ``end`` is None while the run is trained, or after its process was killed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    dataset: Path
+    fingerprint: str
+    steps: int
+    max_bad: float
+    track: tuple[str, ...]
+    gpus: int
+    processes: int
+    versions: dict[str, str]
+    end: RunEnd | None = None
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, dataset: Dataset, steps: int, place: Place, max_bad: float, track: tuple[str, ...]
+    ) -> RunRecord:
+        """That of a run at its beginning."""
+        return cls(
+            recipe=recipe,
+            dataset=dataset.root.resolve(),
+            fingerprint=dataset.fingerprint,
+            steps=steps,
+            max_bad=max_bad,
+            track=track,
+            gpus=place.ranks_here if place.device.type == "cuda" else 0,
+            processes=place.ranks,
+            versions=versions(),
+        )
+
+
+def read_record(run: Path) -> RunRecord:
+    """What a run notes about itself. Raises DataError if there is none, or it is of another version."""
+    path = run / _RECORD
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{run} is no run: there is no {path}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is of another version of v4d: {place}: {first['msg']}") from None
+
+
+@dataclass
+class Ending:
+    """How a run is about to end."""
+
+    finished: bool = False
+
+
+@contextmanager
+def recorded(run: Path, record: RunRecord, silent: bool) -> Iterator[Ending]:
+    """Note that ``run`` is trained, and after the block how it ended; on a ``silent`` rank nothing."""
+
+    def note(end: RunEnd | None) -> None:
+        if not silent:
+            with replace_atomically(run / _RECORD) as temporary:
+                temporary.write_text(record.model_copy(update={"end": end}).model_dump_json(indent=2) + "\n")
+
+    ending = Ending()
+    note(None)
+    try:
+        yield ending
+    except BaseException as error:
+        how = RunEnd(state="failed", why=(str(error).splitlines() or [type(error).__name__])[0])
+        if isinstance(error, KeyboardInterrupt):
+            how = RunEnd(state="stopped")
+        # On a full disk the error itself says more.
+        with suppress(OSError):
+            note(how)
+        raise
+    note(RunEnd(state="finished" if ending.finished else "stopped"))
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A line about a run. ``score`` is the best validation's top-1, ``changed`` when its log or record last was."""
+
+    run: str
+    recipe: str
+    dataset: str
+    state: _State
+    why: str
+    step: int
+    steps: int
+    score: float | None
+    best_step: int | None
+    changed: datetime
+
+    def as_document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "changed": self.changed.isoformat(timespec="seconds")}
+
+
+def summary(run: Path) -> RunSummary:
+    """A run in a line. Raises DataError as ``read_record``."""
+    record = read_record(run)
+    end = record.end or RunEnd(state="failed", why=_KILLED)
+    if is_held(run / LOCK):
+        end = RunEnd(state="running")
+    times = [path.stat().st_mtime for name in (_RECORD, LOG) if (path := run / name).exists()]
+    return RunSummary(
+        run=str(run),
+        recipe=record.recipe.name,
+        dataset=str(record.dataset),
+        state=end.state,
+        why=end.why,
+        step=max(last_step(run) if end.state == "running" else 0, max(checkpoints_in(run), default=0)),
+        steps=record.steps,
+        score=max((record["val_top1"] for record in validations(run)), default=None),
+        best_step=best_step(run),
+        changed=datetime.fromtimestamp(max(times), timezone.utc),
+    )
+
+
+def list_runs(folder: Path) -> Iterator[RunSummary]:
+    """The runs in a folder, by name; what is none is passed over, what is of another version with a line."""
+    for run in sorted(folder.glob("*")):
+        if not (run / _RECORD).exists():
+            continue
+        try:
+            yield summary(run)
+        except DataError as error:
+            print(f"v4d: {error}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class CheckpointSize:
+    """A checkpoint of a run, its bytes, and whether it is the ``last`` or ``best`` one."""
+
+    step: int
+    path: str
+    bytes: int
+    last: bool
+    best: bool
+
+
+def checkpoint_sizes(run: Path) -> list[CheckpointSize]:
+    """The checkpoints of a run."""
+    found, best = checkpoints_in(run), best_step(run)
+    return [
+        CheckpointSize(
+            step, str(path), sum(file.stat().st_size for file in path.iterdir()), step == max(found), step == best
+        )
+        for step, path in found.items()
+    ]
+
+
+def epochs(run: Path) -> list[dict[str, Any]]:
+    """By epoch: ``epoch``, means of ``loss`` and ``top1`` over its steps, and ``val_top1``, which may be None."""
+    figures: dict[int, list[tuple[float, float]]] = {}
+    for record in records(run):
+        if "loss" in record:
+            figures.setdefault(record["epoch"], []).append((record["loss"], record["top1"]))
+    scores = {record["epoch"]: record["val_top1"] for record in validations(run)}
+    return [
+        {
+            "epoch": epoch,
+            "loss": sum(loss for loss, _ in steps) / len(steps),
+            "top1": sum(top1 for _, top1 in steps) / len(steps),
+            "val_top1": scores.get(epoch),
+        }
+        for epoch, steps in sorted(figures.items())
+    ]

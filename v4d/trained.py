@@ -10,7 +10,7 @@ from rich.console import Console
 
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
-from v4d.checkpoint import LAST, load_checkpoint, load_weights
+from v4d.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from v4d.config import Recipe
 from v4d.models.network import V4D
 from v4d.weights.weights_file import SUFFIX, load_pretrained, read_weights_info
@@ -60,13 +60,13 @@ class Trained:
 
 
 def load_trained(run: Path) -> Trained:
-    """The network of a weights file, of a checkpoint, or of the last one in a run's folder; on the CPU.
+    """The network of a weights file, or of a checkpoint, named as for ``find_checkpoint``; on the CPU.
 
     Raises DataError if it is missing, damaged or no such thing.
     """
     if run.suffix == SUFFIX and not run.is_dir():
         return _of_weights_file(run)
-    path = run / LAST if run.is_dir() else run
+    path = find_checkpoint(run)
     checkpoint = load_checkpoint(path)
     model = V4D(checkpoint.recipe.model, len(checkpoint.classes))
     load_weights(model, checkpoint, path)

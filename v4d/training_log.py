@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +52,7 @@ class TrainingLog:
         trackers: Sequence[Tracker] = (),
     ) -> None:
         """A resumed run goes on at ``first_step``: what the log holds of later steps is dropped."""
+        self.run, self._stopped = run, False
         self._silent, self._console, self._steps = silent, console, steps
         self._first_step = first_step
         self._began = self._last_line = time.monotonic()
@@ -77,9 +80,12 @@ class TrainingLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if not self._silent:
             self._bar.stop()
-            self._file.close()
+            # A full disk was told of before.
+            with suppress(OSError):
+                self._file.close()
             for tracker in self._trackers:
-                tracker.close(failed=kind is not None)
+                with suppress(OSError):
+                    tracker.close(failed=kind is not None or self._stopped)
 
     def first_batch(self, sheet_HWC: np.ndarray) -> None:
         """Show what the network sees of the first batch of this process: see ``sample_sheet``."""
@@ -131,6 +137,15 @@ class TrainingLog:
         said = f"epoch {record['epoch']}: validation top-1 {record['val_top1']:.1%}{left_out}"
         self._console.print(said, highlight=False)
 
+    def stopped(self) -> None:
+        """Note that the run ends now and is to go on later."""
+        self._stopped = True
+
+    def error(self, record: dict[str, Any]) -> None:
+        """Note why the run ends: ``step``, ``epoch``, ``error`` and what helps to mend it."""
+        if not self._silent:
+            self._write(record)
+
     def sync(self) -> None:
         """Force to disk what was noted so far."""
         if self._silent:
@@ -154,6 +169,42 @@ def left_out_before(run: Path, step: int, epoch: int) -> int:
     return max(counts, default=0)
 
 
+def validations(run: Path) -> list[dict[str, Any]]:
+    """The validations that the log of ``run`` has, in their order."""
+    return [record for record in records(run, of='"val_top1"') if "val_top1" in record]
+
+
+def best_step(run: Path) -> int | None:
+    """After how many steps the first best validation of ``run`` was; None if there was none."""
+    best = max(validations(run), key=lambda record: float(record["val_top1"]), default=None)
+    return int(best["step"]) + 1 if best else None
+
+
+def last_step(run: Path) -> int:
+    """How many steps the log of ``run`` tells of."""
+    log = run / LOG
+    if not log.exists():
+        return 0
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 65536))
+        # The last lines; the first and the last of them may be halves.
+        found = re.findall(rb'^{"step": (\d+),', file.read(), re.MULTILINE)
+    return int(found[-1]) + 1 if found else 0
+
+
+def records(run: Path, of: str = "") -> Iterator[dict[str, Any]]:
+    """The records of a run's log in whose line is ``of``."""
+    log = run / LOG
+    for line in log.read_text().splitlines() if log.exists() else ():
+        if of not in line:
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError:
+            # A run that is killed leaves half a line.
+            continue
+
+
 def _keep_steps_before(log: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint, a half-written line included."""
     if log.exists():
@@ -163,10 +214,4 @@ def _keep_steps_before(log: Path, step: int) -> None:
 
 
 def _records_before(log: Path, step: int) -> Iterator[dict[str, Any]]:
-    for line in log.read_text().splitlines() if log.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] < step:
-            yield record
+    return (record for record in records(log.parent) if record["step"] < step)

@@ -14,7 +14,7 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
-from v4d.checkpoint import LAST, Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.checkpoint import STATE, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluate import evaluate
 from v4d.inference import video_scores
@@ -43,7 +43,7 @@ def run(dataset, recipe, tmp_path):
         optimizer={},
         loader={},
     )
-    save_checkpoint(tmp_path / "run" / LAST, checkpoint)
+    save_checkpoint(tmp_path / "run", checkpoint)
     return tmp_path / "run"
 
 
@@ -54,7 +54,7 @@ def evaluated(run, **changes):
 
 def test_accuracy_and_scores_are_what_the_network_says(dataset, run):
     accuracy = evaluated(run)
-    checkpoint = load_checkpoint(run / LAST)
+    checkpoint = load_checkpoint(run)
     model = V4D(checkpoint.recipe.model, 6).eval()
     load_weights(model, checkpoint, run)
     loader = EvalLoader(dataset, "val", checkpoint.recipe.data.test_sampling(5), global_batch=1, device=CPU)
@@ -145,15 +145,16 @@ def test_the_batch_does_not_change_the_accuracy(run, batch):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"there is no checkpoint .*last\.pt: train first"):
+    with pytest.raises(DataError, match=r"there is no checkpoint in .*: train first"):
         evaluated(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", "half"])
 def test_a_damaged_checkpoint_is_named(run, damage):
-    content = (run / LAST).read_bytes()
-    (run / LAST).write_bytes(content[: len(content) // 2] if damage == "half" else damage)
-    with pytest.raises(DataError, match=r"last\.pt is damaged or no checkpoint"):
+    state = find_checkpoint(run) / STATE
+    content = state.read_bytes()
+    state.write_bytes(content[: len(content) // 2] if damage == "half" else damage)
+    with pytest.raises(DataError, match=r"state\.pt is damaged or no checkpoint"):
         evaluated(run)
 
 
@@ -162,30 +163,30 @@ def test_code_in_a_checkpoint_is_never_run(run, tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "touched"), "w"))
 
-    torch.save({"model": Evil()}, run / LAST)
-    with pytest.raises(DataError, match=r"last\.pt is damaged or no checkpoint"):
+    torch.save({"model": Evil()}, find_checkpoint(run) / STATE)
+    with pytest.raises(DataError, match=r"state\.pt is damaged or no checkpoint"):
         evaluated(run)
     assert not (tmp_path / "touched").exists()
 
 
 def test_a_dataset_that_is_gone_is_named(run):
-    checkpoint = load_checkpoint(run / LAST)
-    save_checkpoint(run / LAST, replace(checkpoint, dataset="/gone/shards/acts"))
+    checkpoint = load_checkpoint(run)
+    save_checkpoint(run, replace(checkpoint, step=4, dataset="/gone/shards/acts"))
     with pytest.raises(DataError, match=r"/gone/shards/acts, which .* is gone: name the dataset with --data"):
         evaluated(run)
 
 
 def test_another_file_of_torch_is_named(run):
-    torch.save({"state_dict": {}}, run / LAST)
-    with pytest.raises(DataError, match=r"last\.pt is no checkpoint of this version"):
+    torch.save({"state_dict": {}}, find_checkpoint(run) / STATE)
+    with pytest.raises(DataError, match=r"state\.pt is no checkpoint of this version"):
         evaluated(run)
 
 
 def test_another_architecture_is_refused(run):
-    checkpoint = load_checkpoint(run / LAST)
+    checkpoint = load_checkpoint(run)
     wider = V4D(ModelConfig(base_width=8), 6)
     with pytest.raises(UsageError, match=r"another architecture: classifier.weight is \(6, 32\) there and \(6, 64\)"):
-        load_weights(wider, checkpoint, run / LAST)
+        load_weights(wider, checkpoint, run)
 
 
 def test_another_datasets_classes_are_refused(dataset, run, tmp_path):

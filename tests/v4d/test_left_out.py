@@ -17,7 +17,7 @@ from pipelines import TrainLoader
 from preprocess.errors import DataError
 from tests.pipelines.broken import copied, place_of
 from tests.preprocess.damage import flip
-from v4d.checkpoint import LAST, load_checkpoint
+from v4d.checkpoint import load_checkpoint
 from v4d.evaluate import evaluate
 from v4d.train import train
 
@@ -76,7 +76,7 @@ def test_a_run_that_ended_by_it_goes_on_to_the_same_end(damaged, recipe, tmp_pat
     ):
         train(recipe, damaged.root, ended, gpus=0, max_bad=0.1)
     # The third of them came in mid-epoch, behind a checkpoint: what came before it still counts.
-    step = load_checkpoint(ended / LAST).step
+    step = load_checkpoint(ended).step
     assert 0 < step < 6
     assert left_out_by_step(whole)[step - 1] == 2
     train(recipe, damaged.root, ended, gpus=0, max_bad=1.0)

@@ -12,7 +12,7 @@ import torch
 
 from preprocess.errors import DataError, UsageError
 from tests.v4d.conftest import TINY
-from v4d.checkpoint import LAST, load_checkpoint
+from v4d.checkpoint import checkpoints_in, find_checkpoint, load_checkpoint
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
 from v4d.train import train
@@ -51,7 +51,7 @@ def test_parts_on_two_processes_are_parts_on_one(dataset, tmp_path):
     called(command(dataset, tmp_path / "two", *settings, procs=2))
     train(recipe(*settings), dataset.root, tmp_path / "one", gpus=0)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
-    two, one = (load_checkpoint(tmp_path / run / LAST) for run in ("two", "one"))
+    two, one = (load_checkpoint(tmp_path / run) for run in ("two", "one"))
     for name, _ in V4D(one.recipe.model, 6).named_parameters():
         torch.testing.assert_close(two.extras["trained"][name], one.extras["trained"][name], rtol=1e-2, atol=1e-4)
         torch.testing.assert_close(two.model[name], one.model[name], rtol=1e-2, atol=1e-4)
@@ -70,13 +70,13 @@ def test_a_killed_run_goes_on_with_its_average(dataset, tmp_path):
     called(command(dataset, whole, *settings), env=environment)
     process = subprocess.Popen(command(dataset, killed, *settings), stdout=subprocess.DEVNULL, env=environment)
     until = time.monotonic() + 120
-    while not (killed / LAST).exists():
+    while not checkpoints_in(killed):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert "going on at step" in called(command(dataset, killed, *settings), env=environment)
-    ends = [load_checkpoint(run / LAST) for run in (whole, killed)]
+    ends = [load_checkpoint(run) for run in (whole, killed)]
     assert losses(killed) == losses(whole)
     for one, other in ((end.model, end.extras["trained"]) for end in ends):
         assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
@@ -91,17 +91,17 @@ def test_a_killed_run_goes_on_with_its_average(dataset, tmp_path):
 def test_a_run_starts_from_another_ones_folder(dataset, tmp_path):
     tsn = recipe("model.blocks_4d=[]")
     train(tsn, dataset.root, tmp_path / "first", gpus=0)
-    weights = load_checkpoint(tmp_path / "first" / LAST).model
-    for source in (tmp_path / "first", tmp_path / "first" / LAST):
+    weights = load_checkpoint(tmp_path / "first").model
+    for source in (tmp_path / "first", tmp_path / "first" / "best", find_checkpoint(tmp_path / "first")):
         model = V4D(recipe().model, 6)
         said = initialise(model, str(source), dataset.classes)
-        assert said.startswith(f"weights from {tmp_path / 'first' / LAST}; fresh: res3_1_4d, res4_1_4d")
+        assert said.startswith(f"weights from {find_checkpoint(tmp_path / 'first')}; fresh: res3_1_4d, res4_1_4d")
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
     held = recipe(
         f"train.init={tmp_path / 'first'}", "train.starts_from=first", "model.norm_init_4d=0", "optim.frozen=['*_4d.*']"
     )
     train(held, dataset.root, tmp_path / "second", gpus=0)
-    second = load_checkpoint(tmp_path / "second" / LAST).model
+    second = load_checkpoint(tmp_path / "second").model
     assert not second["layers.res3_1_4d.norm.weight"].any() and not second["layers.res3_1_4d.norm.bias"].any()
     assert not torch.equal(second["classifier.weight"], weights["classifier.weight"])
     with pytest.raises(DataError, match="there is no checkpoint"):

@@ -83,13 +83,13 @@ def export_weights(run: Path | None, out: Path) -> None:
     \b
     Example: v4d export-weights runs/fights-v4d_resnet18 --out fights.safetensors
     """
-    from v4d.checkpoint import LAST, load_checkpoint, load_weights
+    from v4d.checkpoint import find_checkpoint, load_checkpoint, load_weights
     from v4d.models.network import V4D
     from v4d.runs import choose_run
     from v4d.weights.weights_file import save_weights
 
     run = run or choose_run()
-    path = run / LAST if run.is_dir() else run
+    path = find_checkpoint(run)
     checkpoint = load_checkpoint(path)
     model = V4D(checkpoint.recipe.model, len(checkpoint.classes))
     load_weights(model, checkpoint, path)

@@ -3,7 +3,7 @@
 - "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
 - "imagenet=FILE": the same from a file of torch.save or safetensors;
 - "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet;
-- "RUN": the folder of a run, or its checkpoint (last.pt).
+- "RUN": the folder of a run, which means its last checkpoint, RUN/best, or the folder of another checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from preprocess.durable_files import sha256_of
 from preprocess.errors import DataError, UsageError
-from v4d.checkpoint import LAST, load_checkpoint
+from v4d.checkpoint import find_checkpoint, load_checkpoint, names_checkpoint
 from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
@@ -50,10 +50,10 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
         path = _fetched(model)
         source = path.name
         tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
-    elif path.is_dir() or path.name == LAST:
-        file_of_run = path / LAST if path.is_dir() else path
-        source = str(file_of_run)
-        tensors, note = _of_ours(*_of_run(file_of_run), file_of_run, model, classes)
+    elif names_checkpoint(path):
+        checkpoint = find_checkpoint(path)
+        source = str(checkpoint)
+        tensors, note = _of_ours(*_of_run(checkpoint), checkpoint, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
         tensors, note = _of_ours(*read_weights(path), path, model, classes)

@@ -6,7 +6,7 @@ the network's state dict. Format: https://huggingface.co/docs/safetensors
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -64,9 +64,14 @@ def save_weights(path: Path | str, model: V4D, classes: Sequence[str], data: Dat
     info = WeightsInfo(
         model=model.config, num_classes=model.num_classes, classes=tuple(classes), data=data, source=source
     )
+    write_weights(path, model.state_dict(), info)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Write the state dict of the network that ``info`` tells of, as ``save_weights`` does. Raises OSError."""
     # Channels-last weights are written in the default layout, which is the only one the format knows.
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    content = save(tensors, metadata={"format": "pt", _KEY: info.model_dump_json()})
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = save(plain, metadata={"format": "pt", _KEY: info.model_dump_json()})
     with replace_atomically(path) as temporary:
         # Its own way to write a file leaves it to the owner alone.
         temporary.write_bytes(content)

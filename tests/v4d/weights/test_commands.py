@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from cli import main
 from tests.v4d.weights.plain_resnets import PlainResNet
-from v4d.checkpoint import LAST, Checkpoint, save_checkpoint
+from v4d.checkpoint import Checkpoint, save_checkpoint
 from v4d.models.network import V4D
 from v4d.weights.class_names import read_class_names
 from v4d.weights.weights_file import load_pretrained, read_weights_info
@@ -171,7 +171,7 @@ def test_a_run_is_exported(recipe, tmp_path):
     torch.manual_seed(0)
     model = V4D(recipe.model, 3)
     checkpoint = Checkpoint(5, recipe, ("a", "b", "c"), "nowhere", "f", model.state_dict(), {}, {})
-    save_checkpoint(tmp_path / "run" / LAST, checkpoint)
+    save_checkpoint(tmp_path / "run", checkpoint)
     out = tmp_path / "ours.safetensors"
     assert "3 classes, after step 5 of" in v4d("export-weights", tmp_path / "run", "--out", out)
     loaded = load_pretrained(out)

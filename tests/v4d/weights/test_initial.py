@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
-from v4d.checkpoint import LAST, load_checkpoint
+from v4d.checkpoint import load_checkpoint
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
@@ -143,7 +143,7 @@ def test_a_run_takes_no_row_of_another_class(dataset, tmp_path):
     tiny = ("model.base_width=4", "data.train_crop=32", "data.frames=2", "train.global_batch=12", "optim.lr=1e-12")
     recipe = load_recipe("demo", (*tiny, "optim.epochs=1", "train.validate_every=0", f"train.init={path}"))
     train(recipe, dataset.root, tmp_path / "run", 0)
-    rows = load_checkpoint(tmp_path / "run" / LAST).model["classifier.weight"]
+    rows = load_checkpoint(tmp_path / "run").model["classifier.weight"]
     torch.testing.assert_close(rows, source.classifier.weight.detach().roll(1, 0))
 
 
@@ -274,7 +274,7 @@ def test_a_run_begins_with_the_weights_and_goes_on_without_them(dataset, resnet,
     done = subprocess.run([*command, "--procs", "2"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"weights from {resnet}; fresh: classifier, res3_1_4d, res4_1_4d" in done.stdout
-    checkpoint = load_checkpoint(run / LAST)
+    checkpoint = load_checkpoint(run)
     assert checkpoint.recipe.train.init == str(resnet)
     theirs = torch.load(resnet)
     torch.testing.assert_close(checkpoint.model["layers.stem.0.weight"].squeeze(2), theirs["conv1.weight"])
