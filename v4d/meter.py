@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -52,28 +53,43 @@ class Meter:
         yield
         self._computed += time.perf_counter() - began
 
-    def read(self, videos: int) -> dict[str, float]:
-        """The figures of the steps since the last read, which trained on so many videos on all ranks; and begin anew.
+    def read(self, videos: int) -> Measured:
+        """What was measured of the steps since the last read, which trained on so many videos on all ranks.
 
-        The device must have finished them. ``videos_per_s``; ``data_wait``, the share of time that this process waited
-        for batches, 0 to 1; ``step_ms``, the mean computing time of a step; ``memory_mb``, on a GPU all that is
-        taken there, by torch, DALI and others, else what this process has resident; ``mfu``, where the peak is known,
-        the share of the devices' peak that these steps came to.
+        Begins anew.
         """
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        if self._events:
-            self._computed = sum(start.elapsed_time(end) for start, end in self._events) / 1e3
         memory = resident()
-        figures = {
+        known: dict[str, float] = {
             "videos_per_s": videos / seconds,
             "data_wait": self._waited / seconds,
-            "step_ms": 1e3 * self._computed / max(self._steps, 1),
             "memory_mb": memory.get("GPU", memory["all"]),
         }
         if self._peak:
-            figures["mfu"] = videos * self._flops / seconds / self._peak
+            known["mfu"] = videos * self._flops / seconds / self._peak
+        measured = Measured(known, self._steps, self._computed, self._events)
         self.restart()
-        return figures
+        return measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a meter read. On a GPU the steps need not be over yet: its own clock is in their ``events``."""
+
+    known: dict[str, float]
+    steps: int
+    computed: float
+    events: list[tuple[torch.cuda.Event, torch.cuda.Event]]
+
+    def figures(self) -> dict[str, float]:
+        """``videos_per_s``; ``data_wait``, the share of time that this process waited for batches, 0 to 1.
+
+        ``step_ms``, the mean computing time of a step; ``memory_mb``, on a GPU all that is taken there, by torch, DALI
+        and others, else what this process has resident; ``mfu``, where the peak is known, the share of the devices'
+        peak that these steps came to. The device must have finished them.
+        """
+        seconds = sum(start.elapsed_time(end) for start, end in self.events) / 1e3 if self.events else self.computed
+        return self.known | {"step_ms": 1e3 * seconds / max(self.steps, 1)}
 
 
 def training_meter(recipe: Recipe, classes: int, place: Place) -> Meter:

@@ -14,14 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines import BadVideos, TrainLoader
+from pipelines import BadVideos, Batch, TrainLoader
 from preprocess.errors import DataError, V4dError
 from v4d.config import Recipe
 from v4d.launch import Place
-from v4d.meter import Meter
+from v4d.meter import Measured, Meter
 from v4d.models.network import V4D
 from v4d.schedule import learning_rate
-from v4d.step import Learner
+from v4d.step import Learned, Learner
 from v4d.stopping import AgreedStop
 from v4d.training_log import TrainingLog
 
@@ -35,80 +35,140 @@ class TrainingError(V4dError):
     """Training cannot go on. The message is one line and says at which step and why."""
 
 
-@dataclass(frozen=True)
-class Steps:
+@dataclass
+class _Steps:
     """Steps whose figures still lie on the device.
 
-    Each of ``videos`` is this rank's (labelled videos, videos) of a step, and of ``keys`` its videos. ``left_out`` is
-    how many of the epoch of ``first`` could not be loaded on any rank before it.
+    Each of ``videos`` is this rank's (labelled videos, videos) of a step, and of ``keys`` its videos.
     """
 
     first: int
-    left_out: int
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
     videos: list[tuple[int, int]] = field(default_factory=list)
     keys: list[tuple[str, ...]] = field(default_factory=list)
 
 
-def report(
-    log: TrainingLog,
-    pending: Steps,
-    meter: Meter,
-    learner: Learner,
-    recipe: Recipe,
-    place: Place,
-    loader: TrainLoader,
-    stop: AgreedStop,
-) -> int:
-    """Bring the figures of the steps since the last report from the device, and log each step.
+@dataclass(frozen=True)
+class _Gathered:
+    """Figures of some steps on their way from the device: ``arrived`` says that they are here.
 
-    Logged are means over the videos that were loaded. Returns how many of the epoch were not, 0 if it is over. Raises
-    DataError if they are too many, TrainingError if a loss is not finite.
+    ``figures_4S`` are those of all ranks: loss, videos told right, labelled videos, videos. ``own_S`` are this rank's
+    losses.
     """
-    norm = learner.gradient_norm()
-    counts = torch.tensor(pending.videos, dtype=torch.double, device=place.device).T
-    own = torch.stack(pending.losses).double()
-    figures = torch.stack([own, torch.stack(pending.correct).double(), *counts])
-    own_is_finite = own.isfinite().tolist()
-    if place.ranks > 1:
-        dist.all_reduce(figures)
-    of_steps, grad_norm = figures.T.tolist(), norm.item()
-    videos = [loader.videos_in(pending.first + i) for i in range(len(pending.losses))]
-    measured = meter.read(sum(videos))
-    left_out = pending.left_out
-    records: list[dict[str, Any]] = []
-    try:
-        for i, (loss, correct, labelled, loaded) in enumerate(of_steps):
-            step = pending.first + i
-            if step % loader.steps_per_epoch == 0:
-                left_out = 0
-            left_out += videos[i] - int(loaded)
-            check_left_out(loader.bad, left_out, place, stop)
-            epoch, lr = step // loader.steps_per_epoch + 1, learning_rate(recipe, step, loader.steps_per_epoch)
-            if not math.isfinite(loss):
-                with disk_may_be_full(log.run):
-                    log.steps(records)
-                records = []
-                keys = () if own_is_finite[i] else pending.keys[i]
-                raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, place, log)
-            records.append(
-                {
-                    "step": step,
-                    "epoch": epoch,
-                    "loss": loss * (videos[i] / max(labelled, 1)),
-                    "top1": correct / max(labelled, 1),
-                    "lr": lr,
-                    "left_out": left_out,
-                    **measured,
-                }
-            )
-        # Of the last step alone: that is what lies in the parameters' gradients. JSON knows no infinity.
-        records[-1]["grad_norm"] = grad_norm if math.isfinite(grad_norm) else None
-    finally:
-        with disk_may_be_full(log.run):
-            log.steps(records)
-    return left_out
+
+    steps: _Steps
+    figures_4S: Tensor
+    own_S: Tensor
+    gradient_norm: Tensor
+    measured: Measured
+    arrived: torch.cuda.Event | None
+
+
+class StepReports:
+    """Brings the figures of steps from the device, several at a time, and logs each step.
+
+    On a GPU they are logged when the next are asked for: whoever waited for the last step would leave it idle until the
+    next one is there. Logged are means over the videos that were loaded.
+    """
+
+    def __init__(
+        self,
+        log: TrainingLog,
+        meter: Meter,
+        learner: Learner,
+        recipe: Recipe,
+        place: Place,
+        loader: TrainLoader,
+        stop: AgreedStop,
+        *,
+        first_step: int,
+        left_out: int,
+    ) -> None:
+        """``left_out`` is how many videos of the epoch of ``first_step`` could not be loaded on any rank before it."""
+        self._log, self._meter, self._learner, self._recipe = log, meter, learner, recipe
+        self._place, self._loader, self._stop = place, loader, stop
+        self._left_out = left_out
+        self._is_behind = place.device.type == "cuda"
+        self._pending = _Steps(first_step)
+        self._under_way: _Gathered | None = None
+
+    def __len__(self) -> int:
+        """Steps since the last report."""
+        return len(self._pending.losses)
+
+    def add(self, learned: Learned, batch: Batch) -> None:
+        """Note the step that was made with ``batch``."""
+        self._pending.losses.append(learned.loss)
+        self._pending.correct.append(learned.correct)
+        self._pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
+        self._pending.keys.append(batch.keys)
+
+    def report(self, *, wait: bool) -> None:
+        """Send for the figures of the steps since the last report; with ``wait`` until they are logged.
+
+        Raises DataError if too many videos of an epoch could not be loaded, TrainingError if a loss is not finite.
+        """
+        before, self._under_way = self._under_way, self._gathered()
+        if before:
+            self._say(before)
+        if wait or not self._is_behind:
+            self._say(self._under_way)
+            self._under_way = None
+
+    def _gathered(self) -> _Gathered:
+        steps, device = self._pending, self._place.device
+        self._pending = _Steps(steps.first + len(steps.losses))
+        counts = torch.tensor(steps.videos, dtype=torch.double, device=device).T
+        own_S = torch.stack(steps.losses).double()
+        figures_4S = torch.stack([own_S, torch.stack(steps.correct).double(), *counts])
+        if self._place.ranks > 1:
+            dist.all_reduce(figures_4S)
+        measured = self._meter.read(sum(self._loader.videos_in(steps.first + i) for i in range(len(steps.losses))))
+        sent = [x.to("cpu", non_blocking=True) for x in (figures_4S, own_S, self._learner.gradient_norm())]
+        arrived = None
+        if device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return _Gathered(steps, sent[0], sent[1], sent[2], measured, arrived)
+
+    def _say(self, gathered: _Gathered) -> None:
+        if gathered.arrived:
+            gathered.arrived.synchronize()
+        steps, loader, measured = gathered.steps, self._loader, gathered.measured.figures()
+        records: list[dict[str, Any]] = []
+        try:
+            for i, (loss, correct, labelled, loaded) in enumerate(gathered.figures_4S.T.tolist()):
+                step = steps.first + i
+                videos, epoch = loader.videos_in(step), step // loader.steps_per_epoch + 1
+                lr = learning_rate(self._recipe, step, loader.steps_per_epoch)
+                if step % loader.steps_per_epoch == 0:
+                    self._left_out = 0
+                self._left_out += videos - int(loaded)
+                check_left_out(loader.bad, self._left_out, self._place, self._stop)
+                if not math.isfinite(loss):
+                    with disk_may_be_full(self._log.run):
+                        self._log.steps(records)
+                    records = []
+                    keys = () if gathered.own_S[i].isfinite() else steps.keys[i]
+                    raise _not_finite(f"the loss is {loss}", step, epoch, lr, keys, self._place, self._log)
+                records.append(
+                    {
+                        "step": step,
+                        "epoch": epoch,
+                        "loss": loss * (videos / max(labelled, 1)),
+                        "top1": correct / max(labelled, 1),
+                        "lr": lr,
+                        "left_out": self._left_out,
+                        **measured,
+                    }
+                )
+            # Of the last step alone: that is what lies in the parameters' gradients. JSON knows no infinity.
+            norm = float(gathered.gradient_norm)
+            records[-1]["grad_norm"] = norm if math.isfinite(norm) else None
+        finally:
+            with disk_may_be_full(self._log.run):
+                self._log.steps(records)
 
 
 def check_left_out(bad: BadVideos, left_out: int, place: Place, stop: AgreedStop) -> None:

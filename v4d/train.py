@@ -26,14 +26,14 @@ from v4d.runs import LOCK, RunRecord, recorded
 from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
 from v4d.step import Learner, build, distributed_norms
-from v4d.step_reports import Steps, TrainingError, check_weights, disk_may_be_full, report
+from v4d.step_reports import StepReports, TrainingError, check_weights, disk_may_be_full
 from v4d.stopping import agreed_stop
 from v4d.trackers import start_trackers
 from v4d.training_log import TrainingLog, left_out_before, validations
 from v4d.validation import is_due, validate, validation_loader
 from v4d.weights.initial import initialise
 
-_STEPS_BETWEEN_SYNCS = 10
+_STEPS_BETWEEN_REPORTS = 10
 # A lock is let go a moment after the process that held it was killed.
 _SECONDS_FOR_THE_LOCK = 2
 _Value = TypeVar("_Value")
@@ -162,7 +162,9 @@ def _train(
         if owed and validation:
             stopping = not validate(log, done, per_epoch, learner.network, recipe, validation, place, stop)
         validating = owed
-        pending = Steps(first_step, left_out)
+        reports = StepReports(
+            log, meter, learner, recipe, place, loader, stop, first_step=first_step, left_out=left_out
+        )
         batches = iter(loader)
         meter.restart()
         for step in range(first_step, steps if not stopping else 0):
@@ -180,10 +182,7 @@ def _train(
             valid = loader.videos_in(step)
             with meter.computing():
                 learned = learner.step(batch, step, valid)
-            pending.losses.append(learned.loss)
-            pending.correct.append(learned.correct)
-            pending.videos.append((int((batch.labels_B >= 0).sum()), int(batch.mask_B.sum())))
-            pending.keys.append(batch.keys)
+            reports.add(learned, batch)
 
             done = step + 1
             at_epoch_end = done % per_epoch == 0
@@ -192,11 +191,10 @@ def _train(
             stopping = stop.now()
             saving = stopping or validating or kept or done == steps or done % config.checkpoint_every == 0
             # The log comes before the checkpoint: whenever the run is killed, what a checkpoint holds is in the log.
-            if saving or at_epoch_end or len(pending.losses) == _STEPS_BETWEEN_SYNCS:
-                left_out = report(log, pending, meter, learner, recipe, place, loader, stop)
-                if saving:
-                    check_weights(model, step, step // per_epoch + 1, lr, pending.keys[-1], place, log)
-                pending = Steps(done, left_out)
+            if saving or at_epoch_end or len(reports) == _STEPS_BETWEEN_REPORTS:
+                reports.report(wait=saving)
+            if saving:
+                check_weights(model, step, step // per_epoch + 1, lr, batch.keys, place, log)
             if saving and place.is_main:
                 with disk_may_be_full(run):
                     log.sync()

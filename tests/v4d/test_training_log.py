@@ -97,7 +97,7 @@ def test_the_meter_shares_out_the_time(monkeypatch):
         with measured.computing():
             passes(2.5)
         passes(0.5)
-    found = measured.read(videos=16)
+    found = measured.read(videos=16).figures()
     assert found["videos_per_s"] == 2
     assert found["data_wait"] == 0.25
     assert found["step_ms"] == 2500
@@ -107,7 +107,7 @@ def test_the_meter_shares_out_the_time(monkeypatch):
     measured.restart()
     with measured.computing():
         passes(1)
-    assert measured.read(videos=3)["videos_per_s"] == 3
+    assert measured.read(videos=3).figures()["videos_per_s"] == 3
 
 
 def test_the_peak_is_known_of_few_devices():
