@@ -51,8 +51,8 @@ MAX_BAD_OPTION = click.option(
     "--scores",
     type=click.Choice(_SCORES),
     default="softmax",
-    help="What is averaged over combinations and crops: softmax where a video is of one class, as in the paper; sigmoid "
-    "where it may be of several; logits, from before either, to calibrate or to add to another network's.",
+    help="What is averaged over combinations and crops: softmax where a video is of one class, as in the paper; "
+    "sigmoid where it may be of several; logits, from before either, to calibrate or to add to another network's.",
 )
 @MAX_BAD_OPTION
 @click.option(
