@@ -204,7 +204,7 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
     is_flag=True,
     help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
 )
-@click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet or imagenet=FILE.")
+@click.option("--init", metavar="FILE", help="Weights to start from: FILE, imagenet[=FILE] or imagenet-center[=FILE].")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
 def train(
     data: Path | None,
