@@ -213,7 +213,11 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
     is_flag=True,
     help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
 )
-@click.option("--init", metavar="WEIGHTS", help="Weights to start from: FILE, RUN, imagenet or imagenet=FILE.")
+@click.option(
+    "--init",
+    metavar="WEIGHTS",
+    help="Weights to start from: FILE, RUN, imagenet[=FILE] or imagenet-center[=FILE].",
+)
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
 @click.option("--track", multiple=True, type=click.Choice(["wandb", "mlflow"]), help="Send the curves there too.")
 def train(

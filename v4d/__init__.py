@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from v4d.inference import video_scores
     from v4d.models.cast import Cast4d, cast_to_4d
     from v4d.models.conv4d import Conv4d, conv4d
     from v4d.models.generalized_nonlocal import CompactGeneralizedNonLocalBlock
@@ -34,6 +35,7 @@ _HOMES = {
     "load_pretrained": "v4d.weights.weights_file",
     "read_weights_info": "v4d.weights.weights_file",
     "save_weights": "v4d.weights.weights_file",
+    "video_scores": "v4d.inference",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "load_pretrained",
     "read_weights_info",
     "save_weights",
+    "video_scores",
 ]
 
 

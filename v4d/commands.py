@@ -15,8 +15,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from v4d.evaluate import Accuracy
+    from v4d.inference import Activation
 
 _PATH = click.Path(path_type=Path)
+# Those of v4d.inference, which would import torch, for --help too.
+_SCORES = ("softmax", "logits", "sigmoid")
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
@@ -47,8 +50,19 @@ MAX_BAD_OPTION = click.option(
 @click.option(
     "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
 )
+@click.option(
+    "--scores",
+    type=click.Choice(_SCORES),
+    help="What is averaged over combinations and crops: softmax where a video is of one class, as in the paper; "
+    "sigmoid where it may be of several; logits, from before either, to calibrate or to add to another network's  "
+    "[default: softmax or sigmoid, as the recipe's loss]",
+)
 @MAX_BAD_OPTION
-@click.option("--out", type=_PATH, help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN]")
+@click.option(
+    "--out",
+    type=_PATH,
+    help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with -SCORES if given]",
+)
 def evaluate(
     run: Path | None,
     u_infer: int,
@@ -56,6 +70,7 @@ def evaluate(
     split: str,
     batch: int,
     gpus: int | None,
+    scores: Activation | None,
     max_bad: float | None,
     out: Path | None,
 ) -> None:
@@ -72,8 +87,9 @@ def evaluate(
 
     gpus = min(1, choose_gpus(gpus))
     run = run or choose_run()
-    out = out or _default_folder(run, f"eval-{split}-u{u_infer}")
-    result = evaluate_and_say(run, u_infer, gpus, data, split, batch, out, max_bad)
+    kind = f"-{scores}" if scores else ""
+    out = out or _default_folder(run, f"eval-{split}-u{u_infer}{kind}")
+    result = evaluate_and_say(run, u_infer, gpus, data, split, batch, out, max_bad, scores)
     table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
     table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
     console.print(table)
@@ -96,6 +112,7 @@ def evaluate_and_say(
     batch: int,
     out: Path,
     max_bad: float | None,
+    scores: Activation | None = None,
 ) -> Accuracy:
     """Evaluate as ``v4d.evaluate.evaluate`` does, and print what is done and how long it took."""
     import torch
@@ -118,6 +135,7 @@ def evaluate_and_say(
         out=out,
         console=console,
         max_bad=MAX_BAD if max_bad is None else max_bad,
+        scores=scores,
     )
     left_out = f", {result.left_out} left out" if result.left_out else ""
     console.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")

@@ -18,7 +18,7 @@ from pipelines import MAX_BAD, Batch, EvalLoader
 from preprocess.durable_files import replace_atomically
 from preprocess.index import VERSION
 from v4d.config import Recipe
-from v4d.inference import video_scores
+from v4d.inference import Activation, video_scores
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
@@ -48,18 +48,21 @@ class Accuracy:
         return 1 / self.classes
 
 
-def scored_batches(model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch of ``loader`` with its scores, (B, K) float32: Algorithm 1, averaged over the crops.
+def scored_batches(
+    model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int, scores: Activation | None = None
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch of ``loader`` with its ``scores``, (B, K) float32: Algorithm 1, averaged over the crops.
 
-    Puts the model in eval mode.
+    They are those of the recipe's loss, if no others are asked for. Puts the model in eval mode.
     """
     model.eval()
+    scores = scores or recipe.train.loss
     for batch in loader:
         total = torch.zeros(len(batch.labels_B), model.num_classes, device=batch.crops[0].device)
         for crop in batch.crops:
             x = crop if recipe.train.channels_last else crop.contiguous()
             with autocast(recipe.train.precision, x.device):
-                total += video_scores(model, x, units_infer, recipe.data.units, activation=recipe.train.loss)
+                total += video_scores(model, x, units_infer, recipe.data.units, activation=scores)
         yield batch, total / len(batch.crops)
 
 
@@ -74,8 +77,12 @@ def evaluate(
     out: Path,
     console: Console,
     max_bad: float = MAX_BAD,
+    scores: Activation | None = None,
 ) -> Accuracy:
     """Evaluate ``run``, a run's folder, a checkpoint or a weights file, with Algorithm 1 and three crops.
+
+    ``scores`` says what is averaged over combinations and crops (see ``video_scores``): by default what the recipe's
+    loss is of.
 
     ``root`` is the dataset, by default the one the run was trained on; a weights file knows none. Writes
     ``out``/scores.arrow (key, label, scores) and ``out``/accuracy.json, each naming what made it.
@@ -97,8 +104,8 @@ def evaluate(
     top_k = min(5, model.num_classes)
     top1 = MulticlassAccuracy(model.num_classes, average="micro", ignore_index=-1)
     top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
-    keys, labels, scores = [], [], []
-    batches = scored_batches(model, loader, recipe, units_infer)
+    keys, labels, averages = [], [], []
+    batches = scored_batches(model, loader, recipe, units_infer, scores)
     for taken, scores_BK in track(batches, "videos", len(loader), console=console, transient=True):
         scores_BK = scores_BK.cpu()
         top1.update(scores_BK, taken.labels_B)
@@ -107,7 +114,7 @@ def evaluate(
             if row >= 0:
                 keys.append(loader.index[row].key)
                 labels.append(label)
-                scores.append(values)
+                averages.append(values)
     accuracy = Accuracy(
         videos=sum(label >= 0 for label in labels),
         classes=model.num_classes,
@@ -122,9 +129,10 @@ def evaluate(
         "dataset": dataset.fingerprint,
         "split": split,
         "u_infer": units_infer,
+        "scores": scores or recipe.train.loss,
         "crops": loader.crops,
     }
-    table = pa.table([keys, labels, scores], schema=SCORES.with_metadata({"v4d": json.dumps(about)}))
+    table = pa.table([keys, labels, averages], schema=SCORES.with_metadata({"v4d": json.dumps(about)}))
     with replace_atomically(out / "scores.arrow") as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

@@ -60,12 +60,18 @@ class Trained:
 
 
 def load_trained(run: Path) -> Trained:
-    """The network of a weights file, or of a checkpoint, named as for ``find_checkpoint``; on the CPU.
+    """The network of a weights file, or of a run: see ``load_run``; on the CPU.
 
     Raises DataError if it is missing, damaged or no such thing.
     """
-    if run.suffix == SUFFIX and not run.is_dir():
-        return _of_weights_file(run)
+    return _of_weights_file(run) if run.suffix == SUFFIX and not run.is_dir() else load_run(run)
+
+
+def load_run(run: Path) -> Trained:
+    """The network of a checkpoint, named as for ``find_checkpoint``, on the CPU; ``about`` has its ``step``.
+
+    Raises DataError if it is missing, damaged or no checkpoint.
+    """
     path = find_checkpoint(run)
     checkpoint = load_checkpoint(path)
     model = V4D(checkpoint.recipe.model, len(checkpoint.classes))

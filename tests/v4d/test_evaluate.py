@@ -3,6 +3,8 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -17,7 +19,7 @@ from preprocess.index import read_dataset
 from v4d.checkpoint import STATE, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluate import evaluate
-from v4d.inference import video_scores
+from v4d.inference import Activation, video_scores
 from v4d.models.network import V4D
 from v4d.weights.weights_file import save_weights
 
@@ -116,6 +118,32 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
     assert said.splitlines()[-1] == f"v4d: {path} says nothing of a dataset: name one with --data"
     said = command("eval", tmp_path / "none.safetensors", "--data", dataset.root, *options, code=1)
     assert said.splitlines()[-1] == f"v4d: there is no weights file {tmp_path / 'none.safetensors'}"
+
+
+@pytest.mark.parametrize("kind", get_args(Activation))
+def test_what_is_averaged_is_chosen(kind, run):
+    command("eval", run, "--u-infer", "5", "--gpus", "0", "--scores", kind)
+    out = run / f"eval-val-u5-{kind}"
+    table = read_scores(out)
+    assert json.loads(table.schema.metadata[b"v4d"])["scores"] == kind
+    assert json.loads((out / "accuracy.json").read_text())["scores"] == kind
+    checkpoint = load_checkpoint(find_checkpoint(run))
+    model = V4D(checkpoint.recipe.model, 6).eval()
+    load_weights(model, checkpoint, run)
+    take = checkpoint.recipe.data.test_sampling(5)
+    loader = EvalLoader(read_dataset(Path(checkpoint.dataset)), "val", take, global_batch=12, device=CPU)
+    (batch,) = loader
+    expected = sum(video_scores(model, crop, 5, 4, activation=kind) for crop in batch.crops) / len(batch.crops)
+    torch.testing.assert_close(torch.tensor(table["scores"].to_pylist()), expected, rtol=0, atol=1e-5)
+    # They are three different things.
+    sums = expected.sum(dim=1)
+    assert {"softmax": sums.allclose(torch.ones(12)), "sigmoid": expected.min() > 0, "logits": expected.min() < 0}[kind]
+    assert sums.allclose(torch.ones(12)) == (kind == "softmax")
+
+
+def test_scores_of_another_kind_are_refused(run):
+    said = command("eval", run, "--scores", "probabilities", code=2)
+    assert "'probabilities' is not one of 'softmax', 'logits', 'sigmoid'" in said
 
 
 def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from v4d.inference_cost import InferenceCost
     from v4d.models.table import ModelCost
@@ -43,21 +43,20 @@ def models(
     \b
     Example: v4d models --classes 1000
     """
-    from v4d.inference_cost import as_table as as_inference_table
-    from v4d.inference_cost import inference_costs
+    from v4d.inference_cost import as_tables, inference_costs
     from v4d.models.table import as_table, model_costs
 
     if u_infer and not inference:
         raise click.UsageError("--u-infer goes with --inference")
     if inference:
         tests = inference_costs(pattern, classes=classes, units=units, frames=frames, crop=crop, units_infer=u_infer)
-        _show(tests, as_inference_table(tests), as_json)
+        _show(tests, as_tables(tests), as_json)
     else:
         costs = model_costs(pattern, classes=classes, units=units, frames=frames, crop=crop)
         _show(costs, as_table(costs), as_json)
 
 
-def _show(costs: Sequence[ModelCost | InferenceCost], table: Table, as_json: bool) -> None:
+def _show(costs: Sequence[ModelCost | InferenceCost], table: RenderableType, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(cost) for cost in costs]))
     else:

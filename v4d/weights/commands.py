@@ -83,16 +83,12 @@ def export_weights(run: Path | None, out: Path) -> None:
     \b
     Example: v4d export-weights runs/fights-v4d_resnet18 --out fights.safetensors
     """
-    from v4d.checkpoint import find_checkpoint, load_checkpoint, load_weights
-    from v4d.models.network import V4D
     from v4d.runs import choose_run
+    from v4d.trained import load_run
     from v4d.weights.weights_file import save_weights
 
     run = run or choose_run()
-    path = find_checkpoint(run)
-    checkpoint = load_checkpoint(path)
-    model = V4D(checkpoint.recipe.model, len(checkpoint.classes))
-    load_weights(model, checkpoint, path)
-    source = f"recipe {checkpoint.recipe.name}, step {checkpoint.step}"
-    save_weights(out, model, checkpoint.classes, checkpoint.recipe.data, source)
-    click.echo(f"{out}: {len(checkpoint.classes)} classes, after step {checkpoint.step} of {run}")
+    trained = load_run(run)
+    step = trained.about["step"]
+    save_weights(out, trained.model, trained.classes, trained.recipe.data, f"recipe {trained.recipe.name}, step {step}")
+    click.echo(f"{out}: {len(trained.classes)} classes, after step {step} of {run}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 from preprocess.errors import DataError
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.weights.foreign_names import NAMINGS, RELEASED, nearest_naming, our_names
-from v4d.weights.inflation import inflate
+from v4d.weights.inflation import Inflation, repeated
 
 Shape = tuple[int, ...]
 _BLOCK = re.compile(r"layers\.res(\d)_(\d+)(_4d)?\.(.+)")
@@ -88,7 +89,7 @@ def architecture(state: Mapping[str, Tensor], naming: str) -> ModelConfig:
         said = ", ".join(f"{kernel} at {place}" for place, kernel in kernels.items())
         raise DataError(f"the 4D blocks' kernels differ, which v4d has no setting for: {said}")
     mean, std = NAMINGS[naming].pixels
-    width = next((len(state[ours[name]]) for name in _WIDTHS if name in ours), 64)
+    width = _width({ours[name]: len(state[ours[name]]) for name in _WIDTHS if name in ours})
     kernel = next(iter(kernels.values()), None)
     content = {"depth": depth, "base_width": width, "blocks_4d": tuple(sorted(kernels)), "mean": mean, "std": std}
     if naming == RELEASED:
@@ -100,17 +101,28 @@ def architecture(state: Mapping[str, Tensor], naming: str) -> ModelConfig:
         raise DataError(f"{first['loc'][0]} would be {first['input']!r}: {first['msg']}") from None
 
 
-def match(state: Mapping[str, Tensor], naming: str, shapes: Mapping[str, Shape]) -> Match:
+def _width(widths: Mapping[str, int]) -> int:
+    """How wide a network is, by the foreign keys that say so, which must agree: one of them alone may be damaged."""
+    for (one, its), (other, others) in itertools.pairwise(widths.items()):
+        if its != others:
+            raise DataError(f"{one} is of a network {its} channels wide, and {other} of one {others} wide")
+    return next(iter(widths.values()), 64)
+
+
+def match(
+    state: Mapping[str, Tensor], naming: str, shapes: Mapping[str, Shape], inflate: Inflation = repeated
+) -> Match:
     """Fit a state dict in ``naming`` to a network of ours, whose state dict has ``shapes``.
 
-    A 2D kernel is inflated where the naming is of 2D networks. A classifier of another number of classes does not fit.
+    A 2D kernel is made a 3D one by ``inflate`` where the naming is of 2D networks. A classifier of another number of
+    classes does not fit.
     """
     result = Match()
     for key, name in our_names(naming, state).items():
         if name is None or name not in shapes or name in result.tensors:
             result.unexpected.append(key)
             continue
-        fitted = _as_ours(state[key], name, shapes[name], naming)
+        fitted = _as_ours(state[key], name, shapes[name], naming, inflate)
         if fitted is None:
             result.mismatched.append(Mismatch(key, tuple(state[key].shape), name, shapes[name]))
             continue
@@ -121,7 +133,7 @@ def match(state: Mapping[str, Tensor], naming: str, shapes: Mapping[str, Shape])
     return result
 
 
-def _as_ours(weight: Tensor, name: str, shape: Shape, naming: str) -> Tensor | None:
+def _as_ours(weight: Tensor, name: str, shape: Shape, naming: str, inflate: Inflation) -> Tensor | None:
     """``weight`` shaped as ours, or None if it does not fit."""
     if not name.endswith(_COUNTER):
         weight = weight.float()

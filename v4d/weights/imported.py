@@ -17,7 +17,7 @@ def read_foreign(path: Path, naming: str, classes: tuple[str, ...] = ()) -> tupl
     """The network in ``path``, whose keys are as ``naming`` (one of NAMINGS) has them, and what was found where.
 
     What is missing in the file, as its 4D blocks, is fresh, and the same at every call. ``classes`` are the names of
-    the scores. If a shape does not fit, the network is fresh as a whole: see ``check``.
+    the scores. If a shape does not fit, the network has no weights and is on the meta device: see ``check``.
 
     Raises DataError if the file holds no network of ours, or other classes than ``classes``.
     """
@@ -32,11 +32,14 @@ def read_foreign(path: Path, naming: str, classes: tuple[str, ...] = ()) -> tupl
         raise DataError(f"{path} has no classifier: name its classes with --classes, for a fresh one")
     if classes and len(classes) != scores:
         raise DataError(f"{path} tells {scores} classes apart, and {len(classes)} are named")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    # Shapes alone: what does not fit should take no memory, whatever its size.
+    with torch.device("meta"):
         model = V4D(config, scores)
     found = match(state, naming, {name: tuple(value.shape) for name, value in model.state_dict().items()})
     if not found.mismatched:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = V4D(config, scores)
         model.load_state_dict(found.tensors, strict=False)
     model.classes = classes
     return model.eval(), found

@@ -2,6 +2,8 @@
 
 - "imagenet": torchvision's ResNet of the recipe's depth (IMAGENET1K_V1), fetched once into torch's cache;
 - "imagenet=FILE": the same from a file of torch.save or safetensors;
+- "imagenet-center", "imagenet-center=FILE": the same with 2D kernels at the middle of the 3D ones, where "imagenet"
+  repeats them: see ``inflation``;
 - "FILE": a weights file (.safetensors), or a file of torch.save that holds such a ResNet;
 - "RUN": the folder of a run, which means its last checkpoint, RUN/best, or the folder of another checkpoint.
 """
@@ -23,10 +25,11 @@ from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
 from v4d.weights.imported import check, may_be_fresh
+from v4d.weights.inflation import Inflation, centred, repeated
 from v4d.weights.torch_files import read_state_dict
 from v4d.weights.weights_file import SUFFIX, WeightsInfo, read_weights
 
-IMAGENET = "imagenet"
+_IMAGENET: dict[str, Inflation] = {"imagenet": repeated, "imagenet-center": centred}
 # With the first digits of their sha256, which is checked.
 _FILES = {18: "resnet18-f37072fd.pth", 50: "resnet50-0676ba61.pth"}
 _SITE = "https://download.pytorch.org/models/"
@@ -43,13 +46,14 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     UsageError if it expects pixels normalised otherwise than the recipe says.
     """
     named, equals, file = init.partition("=")
-    is_imagenet_file = bool(equals) and named == IMAGENET
+    inflate = _IMAGENET.get(named, repeated)
+    is_imagenet_file = bool(equals) and named in _IMAGENET
     path = Path(file) if is_imagenet_file else Path(init)
     note = ""
-    if init == IMAGENET:
-        path = _fetched(model)
+    if init in _IMAGENET:
+        path = _fetched(model, init)
         source = path.name
-        tensors = _as_ours(read_state_dict(path), "torchvision", model, path)
+        tensors = _as_ours(read_state_dict(path), inflate, model, path)
     elif names_checkpoint(path):
         checkpoint = find_checkpoint(path)
         source = str(checkpoint)
@@ -60,8 +64,8 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     else:
         source = str(path)
         state = read_state_dict(path)
-        _check_naming(state, path)
-        tensors = _as_ours(state, "torchvision", model, path)
+        _check_naming(state, path, named)
+        tensors = _as_ours(state, inflate, model, path)
     model.load_state_dict(tensors, strict=False)
     fresh = [name for name in dict(model.named_parameters()) if name not in tensors]
     parts = sorted({name.split(".")[1] if name.startswith("layers.") else name.split(".")[0] for name in fresh})
@@ -72,11 +76,11 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     return line
 
 
-def _fetched(model: V4D) -> Path:
+def _fetched(model: V4D, init: str) -> Path:
     """The file of torchvision's network, from torch's cache, where it is put if it is not there yet."""
     name = _FILES[model.config.depth]
     if model.config.base_width != 64:
-        raise UsageError(f"train.init = {IMAGENET} wants model.base_width = 64, not {model.config.base_width}")
+        raise UsageError(f"train.init = {init} wants model.base_width = 64, not {model.config.base_width}")
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     digits = path.stem.rpartition("-")[2]
     if not path.exists():
@@ -86,7 +90,7 @@ def _fetched(model: V4D) -> Path:
         except (URLError, HTTPException, OSError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(
-                f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {IMAGENET}=FILE"
+                f"{_SITE}{name} cannot be fetched ({reason}): bring the file, then --init {init}=FILE"
             ) from None
     # torch compares the hash of what it fetches, not of what it finds.
     if not sha256_of(path).startswith(digits):
@@ -96,21 +100,21 @@ def _fetched(model: V4D) -> Path:
     return path
 
 
-def _check_naming(state: Mapping[str, Tensor], path: Path) -> None:
+def _check_naming(state: Mapping[str, Tensor], path: Path, named: str) -> None:
     naming = nearest_naming(state)
     if naming == "torchvision":
         return
     if naming is None and any(name.startswith("layers.stem.") for name in state):
-        raise DataError(f"{path} is a weights file of v4d: name it without {IMAGENET}=")
+        raise DataError(f"{path} is a weights file of v4d: name it without {named}=")
     if naming is None:
         raise DataError(f"{path} is no ResNet of torchvision: it has {next(iter(state))}")
     raise DataError(f"{path} is a network of {naming}: make it a weights file with v4d import-weights --from {naming}")
 
 
-def _as_ours(state: Mapping[str, Tensor], naming: str, model: V4D, path: Path) -> dict[str, Tensor]:
-    _check_pixels(NAMINGS[naming].pixels, model, path)
+def _as_ours(state: Mapping[str, Tensor], inflate: Inflation, model: V4D, path: Path) -> dict[str, Tensor]:
+    _check_pixels(NAMINGS["torchvision"].pixels, model, path)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = match(state, naming, shapes)
+    found = match(state, "torchvision", shapes, inflate)
     found.mismatched = [m for m in found.mismatched if not m.name.startswith("classifier.")]
     check(found, path, strict=True)
     return found.tensors

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from v4d.models.conv4d import Conv4d, conv4d
+from v4d.models.conv4d import Conv4d, _form, _in_parts, _of_each_unit, _on_a_view, _stacked, conv4d
 from v4d.models.units import units_as_batch, units_as_depth
 
 KERNELS = [
@@ -53,6 +53,59 @@ def test_gradients(kernel, units, videos):
     x = torch.randn(videos * units, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 2, *kernel, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, w: conv4d(x, w, units), (x, weight))
+
+
+# Every form with the kernels that it can do.
+FORMS = [
+    *((_of_each_unit, kernel) for kernel in [(1, 3, 3, 1), (1, 3, 3, 3), (1, 1, 1, 1)]),
+    *((_on_a_view, kernel) for kernel in [(3, 1, 1, 1), (3, 3, 1, 1), (5, 3, 1, 1), (1, 3, 1, 1)]),
+    *((_in_parts, kernel) for kernel in [(3, 1, 1, 1), (3, 3, 1, 1), (5, 3, 1, 1), (1, 3, 1, 1)]),
+    *((_stacked, kernel) for kernel in [(3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3), (5, 1, 3, 1), (1, 3, 3, 3)]),
+]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("units", "videos", "frames"), [(1, 1, 1), (1, 3, 2), (2, 1, 5), (4, 1, 4), (4, 2, 3), (7, 1, 1)]
+)
+@pytest.mark.parametrize(("form", "kernel"), FORMS)
+def test_each_form_and_its_gradients_equal_the_paper(form, kernel, units, videos, frames, layout):
+    torch.manual_seed(0)
+    # Of positions: one, less than there are parts, as many in each part, and not as many.
+    for size in [(1, 1), (1, 3), (4, 6), (7, 7)]:
+        x = torch.randn(videos * units, 3, frames, *size, dtype=torch.float64).contiguous(memory_format=layout)
+        weight = torch.randn(5, 3, *kernel, dtype=torch.float64)
+        bias = torch.randn(5, dtype=torch.float64)
+        inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+        expected = by_the_paper(x, weight, units) + bias.view(-1, 1, 1, 1)
+        y = form(x, weight, units, bias)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+        towards = torch.randn_like(expected)
+        found, wanted = (torch.autograd.grad(of, inputs, towards) for of in (y, expected))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        (_in_parts, {}),
+        (_in_parts, {"learns": False, "videos": 1}),
+        (_on_a_view, {"learns": False}),
+        (_on_a_view, {"dtype": torch.bfloat16, "videos": 1}),
+        (_on_a_view, {"autocast": True}),
+        (_on_a_view, {"device": "meta", "videos": 1}),
+        (_stacked, {"kernel": (3, 1, 1, 3)}),
+        (_of_each_unit, {"kernel": (1, 3, 3, 3)}),
+    ],
+)
+def test_the_form_goes_by_device_videos_and_whether_it_learns(form, changes):
+    """Any device but a CPU, as "meta" is, is as a GPU."""
+    asked = {"device": "cpu", "dtype": torch.float32, "videos": 2, "learns": True, "autocast": False}
+    asked |= {"kernel": (3, 3, 1, 1), **changes}
+    x = torch.randn(4 * asked["videos"], 3, 2, 5, 5, device=asked["device"], dtype=asked["dtype"])
+    weight = torch.nn.Parameter(torch.randn(3, 3, *asked["kernel"], device=asked["device"], dtype=asked["dtype"]))
+    with torch.set_grad_enabled(asked["learns"]), torch.autocast("cpu", enabled=asked["autocast"]):
+        assert _form(x, weight, 4) is form
 
 
 def test_the_views_copy_nothing():
@@ -155,25 +208,50 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (3, 3, 1, 1), (5, 3, 1, 1), (1, 3, 3, 3)])
+@torch.no_grad()
 def test_nothing_is_copied(kernel):
+    x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
+    with _Copies(x.numel()) as seen:
+        conv4d(x, torch.randn(16, 16, *kernel), 4)
+    assert seen.copies == []
+    assert seen.layouts == [True]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("form", "kernel"),
+    [(_on_a_view, (3, 1, 1, 1)), (_on_a_view, (3, 3, 1, 1)), (_on_a_view, (5, 3, 1, 1)), (_of_each_unit, (1, 3, 3, 3))],
+)
+def test_nothing_is_copied_for_gradients(form, kernel):
+    """As it is on a GPU; on a CPU copies are faster."""
     x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     weight = torch.randn(16, 16, *kernel, requires_grad=True)
     with _Copies(x.numel()) as seen:
-        y = conv4d(x, weight, 4)
+        y = form(x, weight, 4, None)
         y.backward(y.detach())
     assert seen.copies == []
     assert seen.layouts == [True]
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize(("kernel", "units"), [((3, 3, 3, 3), 4), ((3, 1, 1, 3), 4), ((3, 3, 1, 1), 8)])
-def test_what_is_stacked_is_copied_once_and_stays_channels_last(kernel, units):
-    """And so are units of a single video on a CPU."""
+@pytest.mark.parametrize("kernel", [(3, 3, 3, 3), (3, 1, 1, 3)])
+def test_what_is_stacked_is_copied_once_and_stays_channels_last(kernel):
     x = torch.randn(8, 16, 4, 7, 7).contiguous(memory_format=torch.channels_last_3d)
     with _Copies(x.numel()) as seen:
-        y = conv4d(x, torch.randn(16, 16, *kernel), units)
+        y = conv4d(x, torch.randn(16, 16, *kernel), 4)
     assert seen.copies == ["constant_pad_nd", "cat"]
     assert seen.layouts == [True]
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize(("size", "copies"), [((8, 8), ["clone"] * 2), ((7, 7), ["constant_pad_nd", *["clone"] * 3])])
+def test_what_is_in_parts_is_copied_there_and_back(size, copies):
+    """To the default layout and back to that of the input; where positions do not divide evenly also padded and cut."""
+    x = torch.randn(8, 16, 4, *size).contiguous(memory_format=torch.channels_last_3d)
+    with _Copies(x.numel()) as seen:
+        y = conv4d(x, torch.randn(16, 16, 3, 3, 1, 1), 8)
+    assert seen.copies == copies
+    assert seen.layouts == [False]
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
 
 

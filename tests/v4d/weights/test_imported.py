@@ -150,6 +150,11 @@ def without(*stages):
     return lambda state: {k: v for k, v in state.items() if not k.startswith(tuple(f"layer{s}" for s in stages))}
 
 
+def narrow(state):
+    names = ["conv1.weight", *(f"{norm}.{leaf}" for norm in ("bn1", "layer1.0.bn1") for leaf in ("weight", "bias"))]
+    return {**state, **{name: torch.zeros(2) for name in [*names, "layer1.0.conv1.weight"]}}
+
+
 @pytest.mark.parametrize(
     ("naming", "change", "says"),
     [
@@ -157,7 +162,7 @@ def without(*stages):
         ("torchvision", lambda state: {"a.weight": torch.zeros(3)}, "as a.weight is not"),
         ("torchvision", without(4), r"2\+2\+2\+0 residual blocks of 2 convolutions are no network of v4d's"),
         ("torchvision", lambda state: {**state, "conv1.weight": torch.tensor(3.0)}, "conv1.weight is a single number"),
-        ("torchvision", lambda state: {**state, "conv1.weight": torch.zeros(2, 3)}, "base_width would be 2"),
+        ("torchvision", narrow, "base_width would be 2"),
     ],
 )
 def test_what_is_no_network_of_ours_is_said_in_one_line(naming, change, says, tmp_path):
@@ -167,6 +172,41 @@ def test_what_is_no_network_of_ours_is_said_in_one_line(naming, change, says, tm
         read_foreign(path, naming)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "there", "says"),
+    [
+        (
+            "conv1.weight",
+            (10**6, 3),
+            r"conv1\.weight is of a network 1000000 channels wide, and bn1\.weight of one 8 wide",
+        ),
+        ("bn1.weight", (10**6,), r"conv1\.weight is of a network 8 channels wide, and bn1\.weight of one 1000000 wide"),
+        ("layer1.0.conv1.weight", (9, 8), r"bn1\.weight is of a network 8 .* layer1\.0\.conv1\.weight of one 9 wide"),
+    ],
+)
+def test_widths_that_differ_are_named_before_a_network_is_made(key, there, says, tmp_path):
+    """One that is a million wide would take a thousand times the memory there is."""
+    path = tmp_path / "theirs.pth"
+    torch.save({**PlainResNet("torchvision", 18, is_2d=True).state, key: torch.zeros(there)}, path)
+    with pytest.raises(DataError, match=says) as error:
+        read_foreign(path, "torchvision")
+    assert str(path) in str(error.value)
+
+
+def test_what_does_not_fit_takes_no_memory(tmp_path):
+    """A network of a few large norms, which nobody could hold."""
+    state = PlainResNet("torchvision", 18, is_2d=True).state
+    wide = {"conv1.weight": torch.zeros(10**6, 3), "layer1.0.conv1.weight": torch.zeros(10**6, 1)}
+    norms = {f"{norm}.weight": torch.zeros(10**6) for norm in ("bn1", "layer1.0.bn1")}
+    path = tmp_path / "theirs.pth"
+    torch.save({**state, **wide, **norms}, path)
+    _, found = read_foreign(path, "torchvision")
+    with pytest.raises(
+        DataError, match=r"conv1\.weight is \(1000000, 3\) there, and .* is \(1000000, 3, 1, 7, 7\) here"
+    ):
+        check(found, path, strict=False)
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3, 3, 3), (16, 8, 3, 3, 1), (16, 16, 2, 3, 1), (16, 16)])

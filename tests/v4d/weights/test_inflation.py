@@ -1,9 +1,11 @@
 """A 2D network, inflated, on a video of one repeated frame.
 
-A kernel that is 3 frames deep sees zeros over the ends of a unit, so that there the inflated network differs from the
-2D one, after each of its layers one frame further in. What holds exactly: every frame up to res3, which is 1 frame
-deep throughout; and behind L layers of 3 frames every frame that is at least L from both ends. L is 8 for ResNet-18
-and 9 for ResNet-50, so that the middle one of 2L + 1 frames is the 2D network's.
+With 2D kernels at the middle of the 3D ones each frame is the 2D network's, in a unit of any length.
+
+With 2D kernels repeated, one that is 3 frames deep sees zeros over the ends of a unit, so that there the inflated
+network differs from the 2D one, after each of its layers one frame further in. What holds exactly: every frame up to
+res3, which is 1 frame deep throughout; and behind L layers of 3 frames every frame that is at least L from both ends.
+L is 8 for ResNet-18 and 9 for ResNet-50, so that the middle one of 2L + 1 frames is the 2D network's.
 """
 
 import pytest
@@ -11,14 +13,18 @@ import torch
 
 from preprocess.errors import DataError
 from tests.v4d.weights.plain_resnets import IMAGENET, PlainResNet, normalised
+from v4d.config import ModelConfig
+from v4d.models.network import V4D
 from v4d.weights.imported import check, read_foreign
-from v4d.weights.inflation import inflate
+from v4d.weights.inflation import centred, repeated
+from v4d.weights.initial import initialise
 
 DEEP_LAYERS = {18: 8, 50: 9}
 
 
+@pytest.mark.parametrize("inflate", [repeated, centred])
 @pytest.mark.parametrize("frames", [1, 3, 5])
-def test_an_inflated_kernel_answers_as_the_2d_one(frames):
+def test_an_inflated_kernel_answers_as_the_2d_one(frames, inflate):
     torch.manual_seed(0)
     kernel, image = torch.randn(4, 3, 3, 3, dtype=torch.double), torch.randn(1, 3, 8, 8, dtype=torch.double)
     inflated = inflate(kernel, frames)
@@ -26,6 +32,33 @@ def test_an_inflated_kernel_answers_as_the_2d_one(frames):
     video = image.unsqueeze(2).repeat(1, 1, frames, 1, 1)
     response = torch.nn.functional.conv3d(video, inflated).squeeze(2)
     torch.testing.assert_close(response, torch.nn.functional.conv2d(image, kernel))
+    assert inflated.dtype == kernel.dtype
+    assert torch.equal(inflated[:, :, 0], kernel if frames == 1 else inflated[:, :, -1])
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("frames", [1, 4])
+@torch.no_grad()
+def test_the_centred_network_is_the_2d_one_at_every_frame(frames, depth, tmp_path):
+    plain, path = PlainResNet("torchvision", depth, is_2d=True), tmp_path / "resnet.pth"
+    torch.save(plain.state, path)
+    model = V4D(ModelConfig(depth=depth, base_width=8, norm_init_4d=0.0), 7).eval()
+    initialise(model, f"imagenet-center={path}")
+    # Double, so that what is left is the rounding of the pixels.
+    model.double()
+    plain.state = {key: value.double() if value.ndim else value for key, value in plain.state.items()}
+    image = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    pixels = normalised(image, IMAGENET).double()
+    # Four units of frames that are all alike; the fresh 4D blocks leave them as they are.
+    video = image.repeat_interleave(4, dim=0).unsqueeze(2).repeat(1, 1, frames, 1, 1)
+    features, expected = model.forward_features(video, 4), plain.features(pixels)
+    expected = expected.repeat_interleave(4, dim=0).unsqueeze(2).expand_as(features)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(features, expected, rtol=0, atol=5e-7 * expected.abs().max().item())
+    torch.testing.assert_close(model(video, 4), plain.scores(pixels), rtol=1e-5, atol=1e-5)
+    # Repeated kernels are not, so near to the ends.
+    initialise(model, f"imagenet={path}")
+    assert frames == 1 or (model.forward_features(video, 4) - expected).abs().max() > 0.1 * expected.std()
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -60,6 +60,15 @@ def test_a_2d_network_is_inflated(form, resnet):
     assert torch.equal(model.layers["res5_1"].norm2.running_var, theirs["layer4.1.bn2.running_var"])
 
 
+def test_2d_kernels_are_put_at_the_middle(resnet):
+    model, theirs = network(), torch.load(resnet)
+    said = initialise(model, f"imagenet-center={resnet}")
+    assert said == f"weights from {resnet}; fresh: res3_1_4d, res4_1_4d"
+    kernel = model.layers["res5_1"].conv2.weight
+    assert torch.equal(kernel[:, :, 1], theirs["layer4.1.conv2.weight"])
+    assert not kernel[:, :, [0, 2]].any()
+
+
 def test_imagenet_says_what_a_file_holds_whatever_its_name(resnet, tmp_path):
     path, ours = tmp_path / "resnet.safetensors", tmp_path / "ours.safetensors"
     save_file(torch.load(resnet), path)
@@ -70,6 +79,8 @@ def test_imagenet_says_what_a_file_holds_whatever_its_name(resnet, tmp_path):
     save_weights(ours, model, (), DataConfig())
     with pytest.raises(DataError, match=r"ours\.safetensors is a weights file of v4d: name it without imagenet="):
         initialise(network(), f"imagenet={ours}")
+    with pytest.raises(DataError, match="name it without imagenet-center="):
+        initialise(network(), f"imagenet-center={ours}")
     with pytest.raises(DataError, match="is a safetensors file of another program"):
         initialise(network(), str(path))
 
@@ -238,7 +249,8 @@ def test_imagenet_is_fetched_once(depth, name, cache, monkeypatch):
     assert not list(cache.glob("*"))
     resnet = PlainResNet("torchvision", depth, width=64, classes=10, is_2d=True).state
     path = kept(cache, depth, resnet, monkeypatch)
-    assert initialise(model, "imagenet") == f"weights from {path.name}; fresh: classifier"
+    for init in ("imagenet", "imagenet-center"):
+        assert initialise(model, init) == f"weights from {path.name}; fresh: classifier"
     with pytest.raises(UsageError, match=r"wants model\.base_width = 64, not 8"):
         initialise(network(depth=depth), "imagenet")
 
