@@ -148,19 +148,26 @@ def test_the_last_the_best_and_each_so_many_are_kept(dataset, recipe, tmp_path):
     assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path / "last") == checkpoints_in(tmp_path)[42]
 
 
-def test_a_loss_that_is_not_finite_names_the_videos(dataset, recipe, tmp_path):
-    wild = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"lr": 1e30, "warmup_epochs": 0})})
+@pytest.mark.parametrize(
+    ("lr", "decay", "what"),
+    # The first loss is finite in both; in the second no weight is any more after it.
+    [(1e30, 0.0, "the loss is nan"), (1e30, 1e20, "weights are not finite")],
+)
+def test_a_loss_that_is_not_finite_names_the_videos(dataset, recipe, tmp_path, lr, decay, what):
+    optim = recipe.optim.model_copy(update={"lr": lr, "weight_decay": decay, "warmup_epochs": 0})
+    often = recipe.train.model_copy(update={"checkpoint_every": 1})
     with pytest.raises(TrainingError) as refused:
-        train(wild, dataset.root, tmp_path, gpus=0)
+        train(recipe.model_copy(update={"optim": optim, "train": often}), dataset.root, tmp_path, gpus=0)
     said = re.fullmatch(
-        r"(.*) at step (\d+) \(learning rate ([\d.e+]+)\): lower optim.lr, or look at the videos (.*)",
-        str(refused.value),
+        r"(.*) at step (\d+) \(learning rate (.*)\): lower optim.lr, or look at the videos (.*)", str(refused.value)
     )
     (logged,) = [record for record in records(tmp_path) if "error" in record]
-    assert (logged["error"], logged["step"], f"{logged['lr']:g}") == (said[1], int(said[2]), said[3])
+    assert said[1] == logged["error"] == what
+    assert (logged["step"], f"{logged['lr']:g}") == (int(said[2]), said[3])
     assert logged["videos"] == said[4].split(", ")
     assert len(logged["videos"]) == 4
     assert set(logged["videos"]) <= {row.key for row in dataset.split("train")}
+    assert records(tmp_path)[-1] == logged
     assert json.loads((tmp_path / "run.json").read_text())["end"] == {"state": "failed", "why": str(refused.value)}
     # Weights that are not finite never take the place of others.
     for path in checkpoints_in(tmp_path).values():
