@@ -244,7 +244,7 @@ def train(
     from pipelines import MAX_BAD
     from preprocess.index import read_dataset
     from preprocess.work_folder import choose_dataset
-    from v4d.launch import choose_gpus, is_main_process
+    from v4d.launch import choose_gpus, is_main_process, is_under_a_launcher
     from v4d.recipes.files import load_recipe
     from v4d.runs import choose_recipe, choose_run_to_train, read_record
     from v4d.trackers import see_that_trackers_are_installed
@@ -278,7 +278,8 @@ def train(
             settings = (*settings, f"train.init={json.dumps(init)}")
         chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
         run = out or choose_run_to_train(dataset, chosen)
-    chosen.train.share_of(gpus or procs)
+    if not is_under_a_launcher():
+        chosen.train.share_of(gpus or procs)
     chosen.check_start()
     max_bad = MAX_BAD if max_bad is None else max_bad
     finished = _train(chosen, dataset.root, run, gpus, procs, max_bad, track, max_restarts)

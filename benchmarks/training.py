@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from rich.table import Table
 
 import v4d.train
@@ -38,9 +39,10 @@ from preprocess.ordered_actions import SIZE, list_videos, render
 from preprocess.run import preprocess
 from v4d.config import Recipe
 from v4d.launch import choose_gpus
+from v4d.precision import autocast
 from v4d.recipes.files import load_recipe
 from v4d.runs import choose_recipe
-from v4d.step import Learner, build
+from v4d.step import build
 
 # The trainer brings its figures from the device as often.
 _STEPS = 10
@@ -92,7 +94,7 @@ class _Turns(TrainLoader):
 
 
 def _bare_loop(work: Work) -> None:
-    """The loop that anybody would write."""
+    """The loop that anybody would write, of a recipe without the trainer's options."""
     dataset, config = read_dataset(work.data), work.recipe.train
     device = torch.device("cuda", 0) if work.gpus else torch.device("cpu")
     loader = _Turns(
@@ -106,9 +108,13 @@ def _bare_loop(work: Work) -> None:
     )
     model, optimizer = build(work.recipe, len(dataset.classes), device)
     compute = torch.compile(model) if config.compile else model
-    learner = Learner(work.recipe, model, optimizer, compute)
-    for step, batch in enumerate(loader):
-        learner.step(batch, step, loader.videos_in(step))
+    for batch in loader:
+        with autocast(config.precision, device):
+            logits_BK = compute(batch.x, work.recipe.data.units)
+        loss = F.cross_entropy(logits_BK.float(), batch.labels_B.to(device), ignore_index=-1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
 
 def _trainer(work: Work) -> None:

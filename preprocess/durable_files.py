@@ -44,9 +44,12 @@ class replace_atomically:  # noqa: N801 - used as a context manager, reads like 
         fsync(self.path.parent)
 
 
-def remove_left_overs(folder: Path) -> None:
-    """Remove what ``replace_atomically`` left below a folder when its process was killed. Nobody may write there."""
-    for left_over in list(folder.rglob(".*.tmp")):
+def remove_left_overs(folder: Path, *, below: bool = True) -> None:
+    """Remove what ``replace_atomically`` left in a folder, and ``below`` it, when its process was killed.
+
+    Nobody may write there.
+    """
+    for left_over in list((folder.rglob if below else folder.glob)(".*.tmp")):
         _remove(left_over)
 
 

@@ -3,17 +3,23 @@
 No frame is like another, and the names say what is special about each.
 """
 
+import os
 import re
 import subprocess
 from functools import partial
 
 import pytest
+import torch
 from hypothesis import settings
 
 from preprocess.datasets.folder import list_folder
 from preprocess.ffmpeg import EncodeOptions, executable
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
+
+if not torch.cuda.is_available():
+    # Triton reads it when kernels are defined, at the first import of their module.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 LONG_CLASS = "漢" * 50
 

@@ -27,7 +27,7 @@ from v4d.training_log import best_step
 from v4d.weights.weights_file import WeightsInfo, read_weights, write_weights
 
 WEIGHTS, STATE = "weights.safetensors", "state.pt"
-_FOLDER = "checkpoints"
+CHECKPOINTS = "checkpoints"
 # Of a v4d that had one file, which also holds the weights.
 _ONE_FILE = "last.pt"
 _NAMES = ("last", "best")
@@ -90,7 +90,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     # Writing to a file of its own, torch takes a full disk for a fault of its own.
     content = io.BytesIO()
     torch.save(state, content)
-    with replace_atomically(run / _FOLDER / f"step-{checkpoint.step:08d}") as folder:
+    with replace_atomically(run / CHECKPOINTS / f"step-{checkpoint.step:08d}") as folder:
         folder.mkdir()
         write_weights(folder / WEIGHTS, checkpoint.model, info)
         with replace_atomically(folder / STATE) as temporary:
@@ -99,13 +99,17 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 def checkpoints_in(run: Path) -> dict[int, Path]:
     """The checkpoints of a run, by step, the last one last."""
-    paths = run.glob(f"{_FOLDER}/*")
+    paths = run.glob(f"{CHECKPOINTS}/*")
     return dict(sorted((int(name[1]), path) for path in paths if (name := re.fullmatch(r"step-(\d+)", path.name))))
 
 
 def remove_checkpoints(run: Path, kept_every: int) -> None:
-    """Remove all checkpoints but the last, the best, and those of each multiple of ``kept_every`` steps, if not 0."""
-    found, best = checkpoints_in(run), best_step(run)
+    """Remove all checkpoints but the last, the best, and those of each multiple of ``kept_every`` steps, if not 0.
+
+    The best is that of those that are there: a full disk may have kept a better one from being written.
+    """
+    found = checkpoints_in(run)
+    best = best_step(run, found)
     for step, path in list(found.items())[:-1]:
         if step != best and not (kept_every and step % kept_every == 0):
             remove_folder(path)
@@ -133,10 +137,11 @@ def find_checkpoint(path: Path) -> Path:
         return path
     run = path.parent if path.name in _NAMES and not path.exists() else path
     if run is not path and path.name == "best":
-        found = checkpoints_in(run).get(best_step(run) or 0)
-        if found is None:
+        found = checkpoints_in(run)
+        best = best_step(run, found)
+        if best is None:
             raise DataError(f"{run} has no checkpoint of a best validation: name {run} itself for its last one")
-        return found
+        return found[best]
     last = last_checkpoint(run)
     if last is None:
         raise DataError(f"there is no checkpoint in {path}: train first, or name the folder of a run")

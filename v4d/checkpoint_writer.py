@@ -39,7 +39,6 @@ class CheckpointWriter:
     def _write(self, checkpoint: Checkpoint) -> OSError | None:
         try:
             save_checkpoint(self._run, checkpoint)
-            remove_checkpoints(self._run, self._kept_every)
         except OSError as error:
             last = max(checkpoints_in(self._run), default=0)
             _LOG.warning(
@@ -50,4 +49,12 @@ class CheckpointWriter:
                 last,
             )
             return error
+        self.tidy()
         return None
+
+    def tidy(self) -> None:
+        """Remove the checkpoints that are not to be kept. What cannot be removed is said, and stays."""
+        try:
+            remove_checkpoints(self._run, self._kept_every)
+        except OSError as error:
+            _LOG.warning("%s: an old checkpoint stays: %s", self._run, error.strerror or error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import multiprocessing
@@ -43,6 +44,8 @@ _told: Event | None = None
 
 # torchrun and the launcher below set it. RANK alone may be a job system's, of another meaning.
 _UNDER_A_LAUNCHER = "TORCHELASTIC_RUN_ID"
+# What no second try mends.
+_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class _ProcessFailed(V4dError):
@@ -107,9 +110,14 @@ def show_warnings() -> None:
             log.addHandler(_ToStandardError(logging.WARNING))
 
 
+def is_under_a_launcher() -> bool:
+    """Whether torchrun started this process, as one of as many as it was told."""
+    return _UNDER_A_LAUNCHER in os.environ
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that speaks to the user: under torchrun there are others."""
-    return _UNDER_A_LAUNCHER not in os.environ or os.environ["RANK"] == "0"
+    return not is_under_a_launcher() or os.environ["RANK"] == "0"
 
 
 def launch(
@@ -125,7 +133,7 @@ def launch(
     Interrupted where a second Ctrl-C ended them at once.
     """
     count = gpus or processes
-    if _UNDER_A_LAUNCHER in os.environ or count == 1:
+    if is_under_a_launcher() or count == 1:
         return work(*arguments)
     # The launcher's own report of a failure is a page long; the process that failed has said why in a line.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
@@ -220,7 +228,8 @@ def _say_plainly(work: Callable[..., _Result], told: Event, *arguments: object) 
     try:
         return work(*arguments)
     except (V4dError, OSError) as error:
-        if isinstance(error, V4dError) and not isinstance(error, LostProcess):
+        mends_itself = isinstance(error, LostProcess) if isinstance(error, V4dError) else error.errno not in _TO_MEND
+        if not mends_itself:
             told.set()
         print(f"v4d: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code if isinstance(error, V4dError) else 1)
@@ -241,7 +250,7 @@ def _end_with_the_launcher() -> None:
 @contextmanager
 def this_place(gpus: int) -> Iterator[Place]:
     """This process's place; joins the process group where there are several, and leaves it at the end."""
-    ranks = int(os.environ["WORLD_SIZE"]) if _UNDER_A_LAUNCHER in os.environ else 1
+    ranks = int(os.environ["WORLD_SIZE"]) if is_under_a_launcher() else 1
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:

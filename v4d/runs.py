@@ -223,7 +223,8 @@ class CheckpointSize:
 
 def checkpoint_sizes(run: Path) -> list[CheckpointSize]:
     """The checkpoints of a run."""
-    found, best = checkpoints_in(run), best_step(run)
+    found = checkpoints_in(run)
+    best = best_step(run, found)
     return [
         CheckpointSize(
             step, str(path), sum(file.stat().st_size for file in path.iterdir()), step == max(found), step == best

@@ -16,7 +16,7 @@ from pipelines import MAX_BAD, TrainLoader
 from preprocess.durable_files import held, remove_left_overs
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
-from v4d.checkpoint import Checkpoint, last_checkpoint, load_checkpoint, load_weights, remove_checkpoints
+from v4d.checkpoint import CHECKPOINTS, Checkpoint, last_checkpoint, load_checkpoint, load_weights
 from v4d.checkpoint_writer import CheckpointWriter
 from v4d.config import Recipe
 from v4d.launch import Place, this_place
@@ -70,11 +70,16 @@ def train(
         whose = f"{run} is being trained by another v4d train"
         with held(run / LOCK, whose, _SECONDS_FOR_THE_LOCK) if place.is_main else nullcontext():
             if place.is_main:
-                remove_left_overs(run)
+                # Others may write below it, as an evaluation of its last checkpoint does.
+                for folder in (run, run / CHECKPOINTS):
+                    remove_left_overs(folder, below=False)
             try:
                 return _train(recipe, dataset, run, place, console, max_bad, track)
             except torch.OutOfMemoryError:
-                raise TrainingError("the GPU's memory does not suffice: lower train.global_batch") from None
+                raise TrainingError(
+                    "the GPU's memory does not suffice: set train.micro_batch, name stages in "
+                    "train.checkpoint_stages, take more GPUs, or lower train.global_batch"
+                ) from None
 
 
 def _train(
@@ -211,7 +216,7 @@ def _train(
                 f"that, then go on from the one before it: v4d train --resume {run}"
             )
         if place.is_main:
-            remove_checkpoints(run, kept_every)
+            writer.tidy()
         # Asked to stop with nothing left to do, it is finished.
         ending.finished = done == steps and not (stopping and validating)
         if not ending.finished:
@@ -247,7 +252,11 @@ def _resume(
             f"{run} was begun on another dataset, or {dataset.root} has changed since: choose another --out"
         )
     load_weights(model, checkpoint, path)
+    fused = optimizer.defaults["fused"]
     optimizer.load_state_dict(checkpoint.optimizer)
+    # It is for the device of now, not for that of then.
+    for group in optimizer.param_groups:
+        group["fused"] = fused
     return checkpoint
 
 

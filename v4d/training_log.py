@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -174,9 +174,10 @@ def validations(run: Path) -> list[dict[str, Any]]:
     return [record for record in records(run, of='"val_top1"') if "val_top1" in record]
 
 
-def best_step(run: Path) -> int | None:
-    """After how many steps the first best validation of ``run`` was; None if there was none."""
-    best = max(validations(run), key=lambda record: float(record["val_top1"]), default=None)
+def best_step(run: Path, among: Container[int] | None = None) -> int | None:
+    """After how many steps the first best validation of ``run`` was, or of those after ``among``; None if none was."""
+    found = [record for record in validations(run) if among is None or record["step"] + 1 in among]
+    best = max(found, key=lambda record: float(record["val_top1"]), default=None)
     return int(best["step"]) + 1 if best else None
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is the moment they were asked for, and which one a path names."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -73,3 +74,28 @@ def test_the_best_and_each_so_many_stay(checkpoint, tmp_path):
             writer.write(replace(checkpoint, step=step))
         assert writer.wait() is None
     assert list(checkpoints_in(tmp_path)) == [4, 5, 10, 12]
+
+
+def test_the_best_that_is_there_stays_where_a_better_one_could_not_be_written(checkpoint, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 3, "val_top1": 0.5}\n{"step": 7, "val_top1": 0.75}\n')
+    with CheckpointWriter(tmp_path, 0) as writer:
+        for step in (4, 6, 12):
+            writer.write(replace(checkpoint, step=step))
+        assert writer.wait() is None
+    assert list(checkpoints_in(tmp_path)) == [4, 12]
+    assert find_checkpoint(tmp_path / "best").name == "step-00000004"
+
+
+def test_an_old_one_that_cannot_be_removed_is_no_failed_checkpoint(checkpoint, tmp_path, monkeypatch, caplog):
+    def refused(folder):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr("v4d.checkpoint.remove_folder", refused)
+    with CheckpointWriter(tmp_path, 0) as writer:
+        for step in (1, 2):
+            writer.write(replace(checkpoint, step=step))
+            assert writer.wait() is None
+    assert list(checkpoints_in(tmp_path)) == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: an old checkpoint stays: Directory not empty"
+    ]

@@ -48,6 +48,8 @@ def test_a_file_is_a_recipe(tmp_path):
         ("demo", "optimm.lr=1", "no 'optimm' (did you mean 'optim'?)"),
         ("demo", "optim.lr=-1", "optim.lr: Input should be greater than 0, not -1"),
         ("demo", "optim.lr=fast", "optim.lr"),
+        ("demo", "optim.lr=inf", "optim.lr: Input should be a finite number, not inf"),
+        ("demo", "model.mean=[nan, 1, 1]", "model.mean"),
         ("demo", "lr", "expected section.key=value"),
         ("demo", "name.x=1", "'name' is no section"),
         ("demo", 'model.blocks_4d=["res3.7"]', "'res3.7', ResNet-18 has res2.0"),

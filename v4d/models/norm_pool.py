@@ -20,9 +20,14 @@ _PROGRAMS, _ROWS, _COLUMNS = 1024, 128, 16
 
 
 def can_join(x: Tensor, norm: nn.Module) -> bool:
-    """Whether ``norm_pool`` can stand for ``norm`` and the pool: in training on a GPU, with one norm of its own."""
+    """Whether ``norm_pool`` can stand for ``norm`` and the pool: in training on a GPU, with one norm of its own.
+
+    The norm is in float32, and ``x`` in no more.
+    """
     # Of torch's own class: a synchronised norm talks to other processes.
-    return x.is_cuda and norm.training and type(norm) is nn.BatchNorm3d and norm.affine and _HAS_TRITON
+    if not (x.is_cuda and norm.training and type(norm) is nn.BatchNorm3d and norm.affine and _HAS_TRITON):
+        return False
+    return norm.weight.dtype == torch.float32 and x.dtype != torch.float64
 
 
 def norm_pool(x_FCHW: Tensor, norm: nn.BatchNorm3d) -> Tensor:
@@ -52,18 +57,20 @@ def norm_pool(x_FCHW: Tensor, norm: nn.BatchNorm3d) -> Tensor:
 def _forward(x_FCHW: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from v4d.models import norm_pool_kernels as kernels
 
-    x_FHWC = _as_pixels(x_FCHW)
-    frames, height, width, channels = x_FHWC.shape
-    out_h, out_w = (height + 1) // 2, (width + 1) // 2
-    mean_C, variance_C = _statistics(x_FHWC)
-    scale_C = weight.float() * (variance_C + eps).rsqrt()
-    shift_C = bias.float() - mean_C * scale_C
-    y_FHWC = x_FHWC.new_empty((frames, out_h, out_w, channels))
-    k_FHWC = x_FHWC.new_empty((frames, out_h, out_w, channels), dtype=torch.uint8)
-    kernels.forward_kernel[_grid_of_rows(frames, out_h, out_w)](
-        x_FHWC, scale_C, shift_C, y_FHWC, k_FHWC, height, width, out_h, out_w, channels, _COLUMNS, _power(channels)
-    )
-    return y_FHWC.permute(0, 3, 1, 2), k_FHWC, mean_C, variance_C
+    # Triton launches on the current device.
+    with torch.cuda.device_of(x_FCHW):
+        x_FHWC = _as_pixels(x_FCHW)
+        frames, height, width, channels = x_FHWC.shape
+        out_h, out_w = (height + 1) // 2, (width + 1) // 2
+        mean_C, variance_C = _statistics(x_FHWC)
+        scale_C = weight.float() * (variance_C + eps).rsqrt()
+        shift_C = bias.float() - mean_C * scale_C
+        y_FHWC = x_FHWC.new_empty((frames, out_h, out_w, channels))
+        k_FHWC = x_FHWC.new_empty((frames, out_h, out_w, channels), dtype=torch.uint8)
+        kernels.forward_kernel[_grid_of_rows(frames, out_h, out_w)](
+            x_FHWC, scale_C, shift_C, y_FHWC, k_FHWC, height, width, out_h, out_w, channels, _COLUMNS, _power(channels)
+        )
+        return y_FHWC.permute(0, 3, 1, 2), k_FHWC, mean_C, variance_C
 
 
 @torch.library.custom_op("v4d::norm_pool_backward", mutates_args=())
@@ -72,25 +79,27 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from v4d.models import norm_pool_kernels as kernels
 
-    x_FHWC, dy_FHWC = _as_pixels(x_FCHW), _as_pixels(dy_FCHW)
-    frames, height, width, channels = x_FHWC.shape
-    out_h, out_w = dy_FHWC.shape[1:3]
-    invstd_C = (variance_C + eps).rsqrt()
-    rows, blocks = frames * out_h, -(-out_w // _COLUMNS)
-    rows_each = -(-rows // _PROGRAMS)
-    partial_P2C = x_FHWC.new_empty((-(-rows // rows_each), 2, channels), dtype=torch.float32)
-    kernels.sums_kernel[(len(partial_P2C),)](
-        *(x_FHWC, dy_FHWC, k_FHWC, mean_C, invstd_C, partial_P2C, rows, height, width, out_h, out_w, channels),
-        *(rows_each, blocks, _COLUMNS, _power(channels)),
-    )
-    dbias_C, dweight_C = partial_P2C[:, 0].sum(dim=0), partial_P2C[:, 1].sum(dim=0)
-    count = x_FHWC.numel() // channels
-    dx_FHWC = torch.empty_like(x_FHWC)
-    kernels.backward_kernel[_grid_of_rows(frames, out_h, out_w)](
-        *(x_FHWC, dy_FHWC, k_FHWC, dx_FHWC, mean_C, invstd_C, weight.float() * invstd_C),
-        *(dbias_C / count, dweight_C / count, height, width, out_h, out_w, channels, _COLUMNS, _power(channels)),
-    )
-    return dx_FHWC.permute(0, 3, 1, 2), dweight_C.to(weight.dtype), dbias_C.to(weight.dtype)
+    # Triton launches on the current device.
+    with torch.cuda.device_of(x_FCHW):
+        x_FHWC, dy_FHWC = _as_pixels(x_FCHW), _as_pixels(dy_FCHW)
+        frames, height, width, channels = x_FHWC.shape
+        out_h, out_w = dy_FHWC.shape[1:3]
+        invstd_C = (variance_C + eps).rsqrt()
+        rows, blocks = frames * out_h, -(-out_w // _COLUMNS)
+        rows_each = -(-rows // _PROGRAMS)
+        partial_P2C = x_FHWC.new_empty((-(-rows // rows_each), 2, channels), dtype=torch.float32)
+        kernels.sums_kernel[(len(partial_P2C),)](
+            *(x_FHWC, dy_FHWC, k_FHWC, mean_C, invstd_C, partial_P2C, rows, height, width, out_h, out_w, channels),
+            *(rows_each, blocks, _COLUMNS, _power(channels)),
+        )
+        dbias_C, dweight_C = partial_P2C[:, 0].sum(dim=0), partial_P2C[:, 1].sum(dim=0)
+        count = x_FHWC.numel() // channels
+        dx_FHWC = torch.empty_like(x_FHWC)
+        kernels.backward_kernel[_grid_of_rows(frames, out_h, out_w)](
+            *(x_FHWC, dy_FHWC, k_FHWC, dx_FHWC, mean_C, invstd_C, weight.float() * invstd_C),
+            *(dbias_C / count, dweight_C / count, height, width, out_h, out_w, channels, _COLUMNS, _power(channels)),
+        )
+        return dx_FHWC.permute(0, 3, 1, 2), dweight_C.to(weight.dtype), dbias_C.to(weight.dtype)
 
 
 def _as_pixels(x_FCHW: Tensor) -> Tensor:

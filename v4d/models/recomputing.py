@@ -46,11 +46,18 @@ def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
     """The second time the batch must not count in the norms' running statistics."""
     norms = [m for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    were = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    # A synchronised norm wants its count, so that is put back and not taken away.
+    were = [(norm.momentum, _copy_of(norm.num_batches_tracked)) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, were, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
+
+
+def _copy_of(count: Tensor | None) -> Tensor | None:
+    return None if count is None else count.clone()

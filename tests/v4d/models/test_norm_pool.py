@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import os
 from importlib.util import find_spec
 
 import pytest
@@ -10,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-if not torch.cuda.is_available():
-    # Read by Triton when kernels are defined.
-    os.environ["TRITON_INTERPRET"] = "1"
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -109,4 +105,6 @@ def test_it_stands_for_a_norm_of_its_own_in_training_on_a_gpu_alone():
     assert not can_join(torch.empty(1, 3, 2, 2), norm_of(3))
     assert not can_join(on_gpu, norm_of(3).eval())
     assert not can_join(on_gpu, nn.SyncBatchNorm(3))
+    assert not can_join(on_gpu, norm_of(3).to(torch.bfloat16))
+    assert not can_join(on_gpu.double(), norm_of(3))
     assert can_join(on_gpu, norm_of(3)) == on_gpu.is_cuda
