@@ -117,7 +117,7 @@ def test_a_server_that_is_down_stops_a_new_run_and_none_that_goes_on(tmp_path, r
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{bound.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(UsageError, match="^--track mlflow: "):
+        with pytest.raises(UsageError, match=r"^--track mlflow: "):
             start_trackers(["mlflow"], tmp_path / "new", recipe, tmp_path, said.append)
         assert not said
         assert start_trackers(["mlflow"], tmp_path / "old", recipe, tmp_path, said.append) == []
