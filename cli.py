@@ -219,7 +219,12 @@ def info(data: Path | None, classes: bool, as_json: bool) -> None:
     help="Weights to start from: FILE, RUN, imagenet[=FILE] or imagenet-center[=FILE].",
 )
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
-@click.option("--track", multiple=True, type=click.Choice(["wandb", "mlflow"]), help="Send the curves there too.")
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(["wandb", "mlflow", "none"]),
+    help="Send the curves there too; none: no longer, with --resume.",
+)
 def train(
     data: Path | None,
     recipe: str | None,
@@ -249,6 +254,8 @@ def train(
     from v4d.runs import choose_recipe, choose_run_to_train, read_record
     from v4d.trackers import see_that_trackers_are_installed
 
+    if "none" in track and set(track) != {"none"}:
+        raise click.UsageError("--track none goes with no other --track")
     if resume:
         its_own = {
             "--recipe": bool(recipe),
@@ -265,6 +272,7 @@ def train(
         chosen, run, data = record.recipe, resume, data or record.dataset
         max_bad = record.max_bad if max_bad is None else max_bad
         track = track or record.track
+    track = tuple(name for name in track if name != "none")
     gpus = choose_gpus(gpus)
     if gpus and procs:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")

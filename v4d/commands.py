@@ -61,7 +61,8 @@ MAX_BAD_OPTION = click.option(
 @click.option(
     "--out",
     type=_PATH,
-    help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with -SCORES if given]",
+    help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with -SCORES if given; "
+    "of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN]",
 )
 def evaluate(
     run: Path | None,
@@ -97,6 +98,14 @@ def evaluate(
 
 
 def _default_folder(run: Path, name: str) -> Path:
+    from v4d.checkpoint import STATE, checkpoints_in
+
+    checkpoint = (run if run.is_dir() else run.parent).absolute()
+    if (checkpoint / STATE).is_file():
+        # Not in it: it is removed as training goes on.
+        of_run = checkpoint.parent.parent
+        folder = of_run if checkpoint in checkpoints_in(of_run).values() else checkpoint.parent
+        return folder / f"{checkpoint.name}-{name}"
     if run.is_dir():
         return run / name
     # Several weights files lie beside each other, and one checkpoint in a run.

@@ -36,6 +36,9 @@ _FORWARDED = (signal.SIGINT, signal.SIGUSR1)
 _SECONDS_BETWEEN_LOOKS = 0.2
 # After a SIGKILL of all of them.
 _SECONDS_TO_END = 60.0
+# CUDA's hardware queues, to be set before it starts: with its default of 8 the decoder's many small launches are
+# falsely serialised with the training stream, which makes a ResNet-18 step 1.29 times slower (H200, DALI 2.4).
+QUEUES, WANTED_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS", 32
 # Exit codes beyond those of V4dErrors, from sysexits.h: a fault of the program's own, and one that may pass.
 _FAULT, _MAY_PASS = 70, 75
 
@@ -85,9 +88,7 @@ class Place:
 
 def choose_gpus(asked: int | None) -> int:
     """How many GPUs to use: those asked for, or all there are. Raises UsageError if there are fewer than asked."""
-    # Before CUDA starts: with its default of 8 hardware queues the decoder's many small launches are falsely
-    # serialised with the training stream, which makes a ResNet-18 step 1.29 times slower (H200, DALI 2.4).
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    os.environ.setdefault(QUEUES, str(WANTED_QUEUES))
     present = torch.cuda.device_count()
     if asked is not None and asked > present:
         use = f"--gpus {present}" + ("" if present else ", which trains on the CPU")

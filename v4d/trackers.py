@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -138,8 +141,9 @@ class Mlflow:
             known = self._client.get_experiment_by_name(name)
             experiment = known.experiment_id if known else self._client.create_experiment(name)
             self.id = self._client.create_run(experiment, run_name=about.run.name).info.run_id
-        params = [entities.Param(key, str(value)) for key, value in _flat(about.settings).items()]
-        self._client.log_batch(self.id, params=params)
+            # Once and for all: it refuses another value, as that of a dataset that has moved.
+            params = [entities.Param(key, str(value)) for key, value in _flat(about.settings).items()]
+            self._client.log_batch(self.id, params=params)
 
     def figures(self, of_steps: Figures) -> None:
         """See Tracker."""
@@ -166,40 +170,51 @@ class _Behind:
 
     def __init__(self, name: str, tracker: Tracker, say: Callable[[str], None]) -> None:
         self._name, self._tracker, self._say = name, tracker, say
-        self._thread = ThreadPoolExecutor(1, f"track-{name}")
-        self._waiting: list[Future[None]] = []
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(_MOST_WAITING)
+        self._ended = threading.Event()
         self._said: set[str] = set()
+        # A pool's threads are no daemons: Python would wait at its end for a server that does not answer.
+        self._thread = threading.Thread(target=self._work, name=f"track-{name}", daemon=True)
+        self._thread.start()
 
     def figures(self, of_steps: Figures) -> None:
         """See Tracker."""
-        self._do(self._tracker.figures, of_steps)
+        self._do(partial(self._tracker.figures, of_steps))
 
     def picture(self, name: str, picture_HWC: np.ndarray, step: int) -> None:
         """See Tracker."""
-        self._do(self._tracker.picture, name, picture_HWC, step)
+        self._do(partial(self._tracker.picture, name, picture_HWC, step))
 
     def flush(self) -> None:
         """See Tracker. Nobody waits for a server."""
 
     def close(self, failed: bool) -> None:
         """See Tracker."""
-        self._do(self._tracker.close, failed)
-        if wait(self._waiting, _PATIENCE_S).not_done:
+        until = time.monotonic() + _PATIENCE_S
+        with suppress(queue.Full):
+            self._waiting.put(partial(self._close, failed), timeout=_PATIENCE_S)
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._thread.is_alive():
+            self._ended.set()
             self._complain(f"it has not taken all in {_PATIENCE_S:g} s: the rest is given up")
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _do(self, work: Callable[..., None], *arguments: object) -> None:
-        self._waiting = [future for future in self._waiting if not future.done()]
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting.append(self._thread.submit(self._try, work, *arguments))
-        else:
+    def _close(self, failed: bool) -> None:
+        self._ended.set()
+        self._tracker.close(failed)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            self._waiting.put_nowait(work)
+        except queue.Full:
             self._complain("it is too slow: figures are left out")
 
-    def _try(self, work: Callable[..., None], *arguments: object) -> None:
-        try:
-            work(*arguments)
-        except Exception as error:  # Whatever it is, training does not end for it.
-            self._complain(_first_line(error))
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            work = self._waiting.get()
+            try:
+                work()
+            except Exception as error:  # Whatever it is, training does not end for it.
+                self._complain(_first_line(error))
 
     def _complain(self, what: str) -> None:
         if what not in self._said:
@@ -222,8 +237,9 @@ def start_trackers(
 ) -> list[Tracker]:
     """The trackers of ``names`` (keys of TRACKERS), each with the run that it already has of ``run``, or a new one.
 
-    They get the recipe and the dataset's path as the run's settings. What goes wrong with one later is told to ``say``,
-    and the rest goes on. Raises UsageError if one is not installed, or does not take the run now.
+    They get the recipe and the dataset's path as the settings of a new run. What goes wrong with one later, or now if
+    it already has a run of ``run``, is told to ``say``, and the rest goes on. Raises UsageError if one is not
+    installed, or does not take a new run.
     """
     see_that_trackers_are_installed(names)
     ids: dict[str, str] = json.loads((run / _IDS).read_text()) if (run / _IDS).exists() else {}
@@ -233,6 +249,9 @@ def start_trackers(
         try:
             tracker = _KINDS[name](About(run, settings, ids.get(name)))
         except Exception as error:  # Each package has its own errors, and lets through those of others.
+            if name in ids:
+                say(f"--track {name}: {_first_line(error)}; training goes on without it")
+                continue
             for other in started:
                 other.close(failed=True)
             raise UsageError(f"--track {name}: {_first_line(error)}") from error

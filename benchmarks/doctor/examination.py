@@ -24,10 +24,11 @@ def examine(data: Path | None, folder: Path, seconds: float, environment: Mappin
     # Behind them, for they load torch and DALI.
     from benchmarks.doctor.codecs import codecs
     from benchmarks.doctor.dataset import loading, on_this_machine
-    from benchmarks.doctor.gpus import gpus, gpus_to_train_on
+    from benchmarks.doctor.gpus import gpus
     from benchmarks.doctor.machine import machine
+    from v4d.launch import choose_gpus
 
-    count = gpus_to_train_on()
+    count = choose_gpus(None)
     device = "cuda" if count else "cpu"
     found += [*gpus(environment), *machine(count)]
     codec, of_data = "mjpeg", []

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import torch
 
 from benchmarks.doctor.finding import Finding
 from benchmarks.doctor.versions import DRIVER
+from v4d.launch import QUEUES, WANTED_QUEUES
 
-_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
-_WANTED_QUEUES = 32
 _OLDEST_WITH_BF16 = (8, 0)
 _TAKEN_BY_OTHERS = 0.1
 
@@ -30,7 +28,7 @@ def gpu(number: int) -> Finding:
     said = f"{about.name}, {of_memory}, compute capability {'.'.join(map(str, capability))}"
     name = f"GPU {number}"
     if capability < _OLDEST_WITH_BF16:
-        return Finding(name, "slow", said, "it has no bf16: train with --set train.precision=fp32")
+        return Finding(name, "slow", said, "it has no bf16: train with --set train.precision=fp16")
     if free < (1 - _TAKEN_BY_OTHERS) * total:
         return Finding(name, "slow", said, "others use it: nvidia-smi tells who")
     return Finding(name, "ok", said)
@@ -48,18 +46,10 @@ def no_gpu(driver: bool) -> Finding:
 
 def queues(environment: Mapping[str, str]) -> list[Finding]:
     """Nothing, unless somebody has set the number of queues that ``v4d train`` sets itself."""
-    said = environment.get(_QUEUES, "")
+    said = environment.get(QUEUES, "")
     if not said or not torch.cuda.device_count():
         return []
-    if said.isdecimal() and int(said) >= _WANTED_QUEUES:
-        return [Finding(_QUEUES, "ok", said)]
-    advice = (
-        f"the decoder's small launches wait for those of the network, 1.3 times slower: unset it ({_WANTED_QUEUES})"
-    )
-    return [Finding(_QUEUES, "slow", said, advice)]
-
-
-def gpus_to_train_on() -> int:
-    """How many ``v4d train`` would use."""
-    os.environ.setdefault(_QUEUES, str(_WANTED_QUEUES))
-    return torch.cuda.device_count()
+    if said.isdecimal() and int(said) >= WANTED_QUEUES:
+        return [Finding(QUEUES, "ok", said)]
+    advice = f"the decoder's small launches wait for those of the network, 1.3 times slower: unset it ({WANTED_QUEUES})"
+    return [Finding(QUEUES, "slow", said, advice)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -16,7 +17,8 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
-from v4d.checkpoint import STATE, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.checkpoint import STATE, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.commands import _default_folder
 from v4d.config import ModelConfig
 from v4d.evaluate import evaluate
 from v4d.inference import Activation, video_scores
@@ -118,6 +120,22 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
     assert said.splitlines()[-1] == f"v4d: {path} says nothing of a dataset: name one with --data"
     said = command("eval", tmp_path / "none.safetensors", "--data", dataset.root, *options, code=1)
     assert said.splitlines()[-1] == f"v4d: there is no weights file {tmp_path / 'none.safetensors'}"
+
+
+def test_scores_of_a_checkpoint_outlive_it(run, monkeypatch):
+    checkpoint = find_checkpoint(run)
+    out = run / f"{checkpoint.name}-eval-val-u5"
+    had = sorted(checkpoint.iterdir())
+    options = ["--u-infer", "5", "--gpus", "0"]
+    assert f"scores: {out / 'scores.arrow'}" in command("eval", checkpoint, *options)
+    for path in (checkpoint / WEIGHTS, checkpoint / STATE):
+        assert _default_folder(path, "eval-val-u5") == out
+    monkeypatch.chdir(checkpoint)
+    for here in (Path(), Path(WEIGHTS)):
+        assert _default_folder(here, "eval-val-u5") == out
+    assert sorted(checkpoint.iterdir()) == had
+    copied = shutil.copytree(checkpoint, run / "elsewhere" / "kept")
+    assert _default_folder(copied, "eval-val-u5") == run / "elsewhere" / "kept-eval-val-u5"
 
 
 @pytest.mark.parametrize("kind", get_args(Activation))

@@ -1,9 +1,7 @@
-"""What a run says: the bar, the lines, the curves, the sheet of the first batch, and the trackers."""
+"""What a run says: the bar, the lines, the curves, and the sheet of the first batch."""
 
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,14 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import Batch, TrainLoader
-from preprocess.errors import UsageError
 from v4d import meter
 from v4d.device_peak import device_peak, peak_flops, training_flops
 from v4d.meter import Meter
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
 from v4d.sample_sheet import sample_sheet
-from v4d.trackers import TRACKERS, start_trackers
 from v4d.train import train
 from v4d.training_log import TrainingLog
 
@@ -158,83 +154,3 @@ def test_the_sheet_of_a_large_batch_is_small_and_says_what_does_not_count():
     assert (sheet[128 + 16 : 256, :448] == 200).all()
     # Captions differ where classes or keys do.
     assert not np.array_equal(sheet[:16], sheet[256 : 256 + 16])
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """Trackers that write into a folder and know no account."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    for name in TRACKERS:
-        pytest.importorskip(name)
-
-
-def test_wandb_and_mlflow_get_the_curves(dataset, recipe, tmp_path, offline):
-    from mlflow import MlflowClient
-
-    run = tmp_path / "run"
-    train(recipe, dataset.root, run, gpus=0, track=("wandb", "mlflow"))
-    losses = [record["loss"] for record in map(json.loads, (run / "log.jsonl").open()) if "loss" in record]
-    ids = json.loads((run / "trackers.json").read_text())
-    client = MlflowClient()
-    known = client.get_run(ids["mlflow"])
-    assert (known.info.run_name, known.info.status) == ("run", "FINISHED")
-    assert known.data.params["recipe.model.base_width"] == "4"
-    history = sorted(client.get_metric_history(ids["mlflow"], "train/loss"), key=lambda metric: metric.step)
-    assert [metric.value for metric in history] == pytest.approx(losses)
-    assert {"train/grad_norm", "train/data_wait", "val/top1"} <= known.data.metrics.keys()
-    assert [file.path for file in client.list_artifacts(ids["mlflow"])] == ["first_batch-0.png"]
-    (written,) = run.glob(f"wandb/offline-run-*-{ids['wandb']}/*.wandb")
-    content = written.read_bytes()
-    assert content.count(b"train/loss") >= 12
-    assert all(json.dumps(loss).encode() in content for loss in losses)
-    assert list(written.parent.glob("files/media/images/first_batch_0_*.png"))
-
-
-def test_a_run_that_goes_on_is_the_same_one_there(tmp_path, recipe, offline):
-    from mlflow import MlflowClient
-
-    for step in (0, 5):
-        (mlflow,) = start_trackers(["mlflow"], tmp_path, recipe, tmp_path, print)
-        mlflow.figures([(step, {"train/loss": 1.0})])
-        mlflow.close(failed=step == 0)
-    (experiment,) = MlflowClient().search_experiments(filter_string="name = 'v4d'")
-    (known,) = MlflowClient().search_runs([experiment.experiment_id])
-    assert known.info.status == "FINISHED"
-    assert [metric.step for metric in MlflowClient().get_metric_history(known.info.run_id, "train/loss")] == [0, 5]
-
-
-def test_a_tracker_that_fails_is_spoken_of_once_and_training_goes_on(tmp_path, recipe, offline):
-    said = []
-    (mlflow,) = start_trackers(["mlflow"], tmp_path, recipe, tmp_path, said.append)
-    for step in range(3):
-        mlflow.figures([(step, {"../outside": 1.0})])
-    mlflow.figures([(3, {"train/loss": 2.0})])
-    mlflow.close(failed=False)
-    assert len(said) == 1
-    assert said[0].startswith("--track mlflow: ")
-    assert said[0].endswith("; training goes on")
-    from mlflow import MlflowClient
-
-    run_id = json.loads((tmp_path / "trackers.json").read_text())["mlflow"]
-    assert MlflowClient().get_run(run_id).data.metrics == {"train/loss": 2.0}
-
-
-def test_a_tracker_that_is_not_there_is_one_line(tmp_path, recipe, offline, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match=r"^--track wandb: wandb is not installed: pip install wandb$"):
-        start_trackers(["wandb"], tmp_path, recipe, tmp_path, print)
-    assert not (tmp_path / "trackers.json").exists()
-
-
-def test_a_tracker_that_does_not_take_the_run_is_one_line(dataset, tmp_path, offline, monkeypatch):
-    """Nobody is logged in; in a process of its own, since wandb reads its mode once."""
-    monkeypatch.setenv("WANDB_MODE", "online")
-    command = [sys.executable, "-m", "cli", "train", "--gpus", "0", "--data", dataset.root, "--recipe", "demo"]
-    done = subprocess.run(
-        [*command, "--out", tmp_path / "run", "--track", "wandb"], capture_output=True, text=True, input=""
-    )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert done.stderr.startswith("v4d: --track wandb: No API key configured")

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomlkit
 from pydantic import ValidationError
-from tomlkit.exceptions import ParseError
+from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Comment, Table
 
 from preprocess.errors import UsageError
@@ -74,7 +74,7 @@ def _read(name: str, file: Path, folder: Path | None, above: tuple[str, ...]) ->
         raise UsageError(f"recipe {name} is based on itself: {' <- '.join(Path(one).stem for one in (*above, name))}")
     try:
         document = tomlkit.parse(file.read_text())
-    except (ParseError, UnicodeDecodeError) as error:
+    except (TOMLKitError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no TOML: {error}") from None
     own = {"name": name, **document.unwrap()}
     notes = {(section, key): said for section, table in document.items() for key, said in _notes(table)}
@@ -112,7 +112,7 @@ def _notes(table: object) -> list[tuple[str, tuple[str, ...]]]:
 def _value(text: str) -> Any:
     try:
         return tomlkit.parse(f"value = {text}").unwrap()["value"]
-    except ParseError:
+    except TOMLKitError:
         return text
 
 

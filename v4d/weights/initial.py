@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -35,8 +36,10 @@ _FILES = {18: "resnet18-f37072fd.pth", 50: "resnet50-0676ba61.pth"}
 _SITE = "https://download.pytorch.org/models/"
 
 
-def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
+def initialise(model: V4D, init: str, classes: Sequence[str] = (), starts_from: str = "") -> str:
     """Put the weights that ``init`` names into ``model``, and return a line that says what came and what is fresh.
+
+    A second line follows if the source is known to be of another recipe than ``starts_from``, where that names one.
 
     4D blocks that the source has not stay as they are, and the classifier too if the source tells other classes apart
     than ``classes``, or another number of them. Where the source or ``classes`` name none, as many are taken for the
@@ -49,7 +52,7 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     inflate = _IMAGENET.get(named, repeated)
     is_imagenet_file = bool(equals) and named in _IMAGENET
     path = Path(file) if is_imagenet_file else Path(init)
-    note = ""
+    note, origin = "", ""
     if init in _IMAGENET:
         path = _fetched(model, init)
         source = path.name
@@ -57,10 +60,14 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     elif names_checkpoint(path):
         checkpoint = find_checkpoint(path)
         source = str(checkpoint)
-        tensors, note = _of_ours(*_of_run(checkpoint), checkpoint, model, classes)
+        info, tensors = _of_run(checkpoint)
+        origin = info.source
+        tensors, note = _of_ours(info, tensors, checkpoint, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
-        tensors, note = _of_ours(*read_weights(path), path, model, classes)
+        info, tensors = read_weights(path)
+        origin = info.source
+        tensors, note = _of_ours(info, tensors, path, model, classes)
     else:
         source = str(path)
         state = read_state_dict(path)
@@ -73,6 +80,11 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = ()) -> str:
     if model.config.norm_4d and model.config.norm_init_4d and any("_4d" in part for part in parts):
         start = f"model.norm_init_4d = {model.config.norm_init_4d:g}"
         line += f" ({start}: with 0 they would leave the trained network as it is)"
+    of_recipe = re.fullmatch(r"recipe (.+), step \d+", origin)
+    if starts_from and of_recipe and of_recipe[1] != starts_from:
+        line += (
+            f"\nnote: {source} is of recipe {of_recipe[1]}, and train.starts_from = {starts_from}: is a stage missing?"
+        )
     return line
 
 
@@ -124,7 +136,13 @@ def _of_run(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
     """What a weights file of a checkpoint would hold."""
     checkpoint = load_checkpoint(path)
     recipe, classes = checkpoint.recipe, checkpoint.classes
-    info = WeightsInfo(model=recipe.model, num_classes=len(classes), classes=classes, data=recipe.data)
+    info = WeightsInfo(
+        model=recipe.model,
+        num_classes=len(classes),
+        classes=classes,
+        data=recipe.data,
+        source=f"recipe {recipe.name}, step {checkpoint.step}",
+    )
     return info, checkpoint.model
 
 

@@ -171,11 +171,13 @@ def test_a_file_changes_a_packaged_recipe_or_one_beside_it(tmp_path):
         ("mini_v4d_r19", "recipe a: there is no recipe 'mini_v4d_r19' to be based on (did you mean 'mini_v4d_r18'?)"),
         ("nowhere.toml", "there is no recipe 'nowhere.toml' to be based on"),
         ("broken.toml", "broken.toml is no TOML"),
+        ("twice.toml", 'twice.toml is no TOML: Key "lr" already exists'),
     ],
 )
 def test_a_base_that_cannot_be(base, says, tmp_path):
     write(tmp_path / "b.toml", base="a.toml")
     (tmp_path / "broken.toml").write_text("[data\n")
+    (tmp_path / "twice.toml").write_text("[optim]\nlr = 1.0\nlr = 2.0\n")
     with pytest.raises(UsageError) as error:
         load_recipe(write(tmp_path / "a.toml", base=base))
     assert says in str(error.value)
@@ -195,3 +197,8 @@ def test_a_comment_of_a_base_goes_with_its_value(tmp_path):
     path = write(tmp_path / "b.toml", base="a.toml", optim={"lr": 0.25})
     assert read_recipe(path).notes == {}
     assert "for a" not in as_toml(load_recipe(path), read_recipe(path))
+
+
+def test_a_key_given_twice_in_a_setting_is_no_value():
+    with pytest.raises(UsageError, match=r"recipe demo: optim\.lr: .*not '\{a=1,a=2\}'"):
+        load_recipe("demo", ("optim.lr={a=1,a=2}",))

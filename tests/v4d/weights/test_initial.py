@@ -7,11 +7,13 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from cli import main
 from preprocess.errors import DataError, UsageError
 from tests.v4d.weights.plain_resnets import PlainResNet
-from v4d.checkpoint import load_checkpoint
+from v4d.checkpoint import find_checkpoint, load_checkpoint
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
@@ -145,6 +147,25 @@ def test_a_classifier_goes_by_the_names_of_its_classes(tmp_path):
     model = network(classes=3)
     assert initialise(model, str(path), ours) == f"weights from {path}; fresh: none"
     assert torch.equal(model.classifier.weight, source.classifier.weight)
+
+
+def test_a_source_of_another_recipe_than_it_should_be_is_told_of(dataset, tmp_path):
+    tiny = ("model.base_width=4", "data.train_crop=32", "data.frames=2", "train.global_batch=12", "optim.epochs=1")
+    run, path = tmp_path / "run", tmp_path / "ours.safetensors"
+    recipe = load_recipe("demo", (*tiny, "train.validate_every=0"))
+    train(recipe, dataset.root, run, 0)
+    exported = CliRunner().invoke(main, ["export-weights", str(run), "--out", str(path)])
+    assert exported.exit_code == 0, exported.output
+    for source, called in ((run, find_checkpoint(run)), (path, path)):
+        model = V4D(recipe.model, len(dataset.classes))
+        first, second = initialise(model, str(source), dataset.classes, "demo_held").splitlines()
+        assert first == f"weights from {called}; fresh: none"
+        assert second.startswith(f"note: {called} is of recipe demo, and train.starts_from = demo_held: ")
+        for right in ("demo", ""):
+            assert initialise(model, str(source), dataset.classes, right) == first
+    # Nobody knows what it is of.
+    save_weights(path, model, (), DataConfig(), "slow_r50, step by step")
+    assert len(initialise(model, str(path), dataset.classes, "demo_held").splitlines()) == 1
 
 
 def test_a_run_takes_no_row_of_another_class(dataset, tmp_path):
