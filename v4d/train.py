@@ -99,7 +99,7 @@ def _train(
     resumed = _resume(run, recipe, dataset, place, model, optimizer)
     # The other ranks get the weights from the main one.
     if config.init and not resumed and place.is_main:
-        console.print(initialise(model, config.init, dataset.classes))
+        console.print(initialise(model, config.init, dataset.classes, config.starts_from))
     first_step = resumed.step if resumed else 0
     if config.sync_norm:
         distributed_norms(model, place.ranks, device)
