@@ -1,10 +1,10 @@
-"""What the trainer costs beside a bare loop of the same network, loader and step, by turns in one run.
+"""What the trainer costs beside a bare loop of the same network and loader, by turns in one run.
 
 python -m benchmarks.training [DATA] [--recipe NAME] [--gpus N] [--rounds 10] [--set SECTION.KEY=VALUE]
 
 Without DATA the demo's videos are rendered first. The trainer does all that ``v4d train`` does for a step: schedule,
 random state, log and curves; no checkpoints and no validation, which a recipe may have as seldom as it likes. The bare
-loop takes batches and steps. Asked is that the trainer takes at most 3 % longer.
+loop computes, learns and takes the next batch. Asked is that the trainer takes at most 3 % longer.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from v4d.evaluate import Accuracy
@@ -172,7 +172,9 @@ def runs(context: click.Context, folder: Path, as_json: bool) -> None:
     if not found:
         console.print(f"there is no run in {folder}/")
         return
-    table = Table("run", "recipe", "dataset", "state", "step", "best top-1", "last change")
+    table = Table(
+        Column("run", overflow="fold", min_width=24), "recipe", "dataset", "state", "step", "best top-1", "last change"
+    )
     for run in found:
         score = "" if run.score is None else f"{run.score:.1%}"
         said = (run.recipe, Path(run.dataset).name, run.state, f"{run.step} of {run.steps}", score, _ago(run.changed))
