@@ -191,7 +191,7 @@ def _loss(logits_BK: Tensor, targets: Targets, part: slice, mixing: Mixing | Non
     own = targets.at(part).loss(logits_BK)
     if mixing is None:
         return own
-    theirs = targets.at(partners_B[part].to(logits_BK.device)).loss(logits_BK)
+    theirs = targets.at(partners_B[part].to(logits_BK.device, non_blocking=True)).loss(logits_BK)
     return mixing.share * own + (1 - mixing.share) * theirs
 
 

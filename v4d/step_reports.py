@@ -119,7 +119,8 @@ class StepReports:
     def _gathered(self) -> _Gathered:
         steps, device = self._pending, self._place.device
         self._pending = _Steps(steps.first + len(steps.losses))
-        counts = torch.tensor(steps.videos, dtype=torch.double, device=device).T
+        # A tensor made on the device would wait for all that is queued there.
+        counts = torch.tensor(steps.videos, dtype=torch.double).to(device, non_blocking=True).T
         own_S = torch.stack(steps.losses).double()
         figures_4S = torch.stack([own_S, torch.stack(steps.correct).double(), *counts])
         if self._place.ranks > 1:
