@@ -48,13 +48,13 @@ class Stem(nn.Sequential):
     def forward(self, x_NCTHW: Tensor) -> Tensor:
         conv, norm = self
         assert isinstance(conv, _PixelConv)
-        if not (x_NCTHW.is_cuda and is_channels_last(x_NCTHW)):
-            # ReLU keeps order, so it comes after the pool, where there is a quarter to do.
-            return F.relu(max_pool_frames(norm(conv(x_NCTHW))))
-        y_FCHW = conv.by_blocks(frames_as_batch(x_NCTHW))
-        if can_join(y_FCHW, norm):
-            assert isinstance(norm, nn.BatchNorm3d)
-            pooled_FCHW = norm_pool(y_FCHW, norm)
+        if x_NCTHW.is_cuda and is_channels_last(x_NCTHW):
+            y_FCHW = conv.by_blocks(frames_as_batch(x_NCTHW))
+            if can_join(y_FCHW, norm):
+                assert isinstance(norm, nn.BatchNorm3d)
+                return frames_as_units(norm_pool(y_FCHW, norm), x_NCTHW.shape[0])
+            y_NCTHW = frames_as_units(y_FCHW, x_NCTHW.shape[0])
         else:
-            pooled_FCHW = F.relu(F.max_pool2d(norm(y_FCHW.unsqueeze(2)).squeeze(2), 3, stride=2, padding=1))
-        return frames_as_units(pooled_FCHW, x_NCTHW.shape[0])
+            y_NCTHW = conv(x_NCTHW)
+        # ReLU keeps order, so it comes after the pool, where there is a quarter to do.
+        return F.relu(max_pool_frames(norm(y_NCTHW)))
