@@ -22,7 +22,8 @@ from benchmarks.doctor.commands import doctor
 from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
-from v4d.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say, runs
+from v4d.commands import runs
+from v4d.evaluation.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights

@@ -7,7 +7,7 @@ import math
 from rich.table import Table
 
 from v4d.config import Recipe
-from v4d.evaluate import Accuracy
+from v4d.evaluation.evaluate import Accuracy
 from v4d.recipes.files import load_recipe
 
 VIDEOS_PER_CLASS = {"train": 100, "val": 50}

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pipelines import EvalLoader
 from preprocess.index import Dataset
 from v4d.config import Recipe
-from v4d.evaluate import scored_batches
+from v4d.evaluation.scoring import scored_batches
 from v4d.launch import Place
 from v4d.losses import targets_of
 from v4d.models.network import V4D

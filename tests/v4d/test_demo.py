@@ -7,7 +7,7 @@ import pytest
 
 from preprocess.ordered_actions import ORDERS, SIZE, class_names, draw_frames
 from v4d.demo import comparison, rivals, standard_error
-from v4d.evaluate import Accuracy
+from v4d.evaluation.evaluate import Accuracy
 
 COLOURS = np.array([[230, 60, 50], [60, 200, 70], [70, 90, 240], [240, 210, 60]])
 

@@ -18,7 +18,7 @@ from preprocess.errors import DataError
 from tests.pipelines.broken import copied, place_of
 from tests.preprocess.damage import flip
 from v4d.checkpoint import load_checkpoint
-from v4d.evaluate import evaluate
+from v4d.evaluation.evaluate import evaluate
 from v4d.train import train
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from tests.v4d.conftest import TINY
 from tests.v4d.test_resume import begin, children_of, command, losses, records, wait_for
 from v4d import validation
 from v4d.checkpoint import checkpoints_in, find_checkpoint, load_checkpoint
-from v4d.evaluate import scored_batches
+from v4d.evaluation.scoring import scored_batches
 from v4d.recipes.files import load_recipe
 from v4d.train import TrainingError, train
 

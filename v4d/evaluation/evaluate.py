@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from pipelines import MAX_BAD, Batch, EvalLoader
+from pipelines import MAX_BAD, EvalLoader
 from preprocess.durable_files import replace_atomically
 from preprocess.index import VERSION
-from v4d.config import Recipe
-from v4d.inference import Activation, video_scores
+from v4d.evaluation.scores_file import SCORES, write_scores
+from v4d.evaluation.scoring import scored_batches
+from v4d.inference import Activation
 from v4d.models.folding import fold_norms
-from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
-from v4d.precision import autocast
 from v4d.trained import load_trained
-
-SCORES = pa.schema([("key", pa.string()), ("label", pa.int32()), ("scores", pa.list_(pa.float32()))])
 
 
 @dataclass(frozen=True)
@@ -46,24 +40,6 @@ class Accuracy:
     def chance(self) -> float:
         """Top-1 of a guess that knows nothing."""
         return 1 / self.classes
-
-
-def scored_batches(
-    model: V4D, loader: EvalLoader, recipe: Recipe, units_infer: int, scores: Activation | None = None
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch of ``loader`` with its ``scores``, (B, K) float32: Algorithm 1, averaged over the crops.
-
-    They are those of the recipe's loss, if no others are asked for. Puts the model in eval mode.
-    """
-    model.eval()
-    scores = scores or recipe.train.loss
-    for batch in loader:
-        total = torch.zeros(len(batch.labels_B), model.num_classes, device=batch.crops[0].device)
-        for crop in batch.crops:
-            x = crop if recipe.train.channels_last else crop.contiguous()
-            with autocast(recipe.train.precision, x.device):
-                total += video_scores(model, x, units_infer, recipe.data.units, activation=scores)
-        yield batch, total / len(batch.crops)
 
 
 def evaluate(
@@ -132,10 +108,7 @@ def evaluate(
         "scores": scores or recipe.train.loss,
         "crops": loader.crops,
     }
-    table = pa.table([keys, labels, averages], schema=SCORES.with_metadata({"v4d": json.dumps(about)}))
-    with replace_atomically(out / "scores.arrow") as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+    write_scores(out / SCORES, keys, labels, averages, about)
     with replace_atomically(out / "accuracy.json") as temporary:
         temporary.write_text(json.dumps({**asdict(accuracy), "chance": accuracy.chance, **about}, indent=2) + "\n")
     return accuracy

@@ -18,9 +18,9 @@ from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
 from v4d.checkpoint import STATE, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
-from v4d.commands import _default_folder
 from v4d.config import ModelConfig
-from v4d.evaluate import evaluate
+from v4d.evaluation.commands import _default_folder
+from v4d.evaluation.evaluate import evaluate
 from v4d.inference import Activation, video_scores
 from v4d.models.network import V4D
 from v4d.weights.weights_file import save_weights

@@ -1,0 +1,1 @@
+"""Test: what a trained network makes of a split, measured and kept."""
