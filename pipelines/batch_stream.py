@@ -1,4 +1,4 @@
-"""Plans in, batches out: threads read and check packets ahead, DALI decodes, and what is bad is replaced on the way."""
+"""Plans in, batches out: a thread reads and checks packets ahead, DALI decodes, and what is bad is replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import islice
 
 import torch
 
@@ -22,10 +22,9 @@ from pipelines.samples import Place, Sample, Samples, Sampling
 from preprocess.errors import DataError
 
 _BATCHES_READ_AHEAD = 3
-# More of them stand in each other's way, and in the way of the thread that feeds DALI and the GPU: they hold Python's
-# lock for most of their time. On an H200 the loader gave 1,254 videos/s with 2 of them and 1,004 with 4; and 1,710 and
-# 1,320 with a thread that waits for the lock being let in after 0.5 ms and not 5, which is what the interval is for.
-_READERS = 2
+# Reading is Python's work, for most of which it holds the lock that the thread which feeds DALI and the GPU needs: one
+# thread reads 5,400 videos a second, and more of them only stand in each other's way. On an H100 the loader gave 2,321
+# videos/s with one, 1,966 with 2 and 1,767 with 4. A thread that waits for the lock is let in after 0.5 ms and not 5.
 _SWITCH_INTERVAL = 0.0005
 # So many bad videos one behind the other are no accident.
 _MOST_REPLACEMENTS = 100
@@ -89,11 +88,11 @@ class BatchStream:
         # A GPU runs behind the host. A batch that its user has dropped is held until the GPU has done what the
         # user had queued by then; else DALI, on streams of its own, may write the next batch into its memory.
         in_use: deque[tuple[torch.cuda.Event, Batch, Crops]] = deque()
-        with ThreadPoolExecutor(_READERS, "packets") as readers, ThreadPoolExecutor(self._threads, "crops") as cutters:
+        with ThreadPoolExecutor(1, "packets") as reader, ThreadPoolExecutor(self._threads, "crops") as cutters:
             try:
                 # The crops of a batch are cut while the one before it is used.
                 ready: deque[tuple[list[_Loaded], Crops]] = deque()
-                for decoded in self._decoded(first_step, readers, self._decoding(cutters)):
+                for decoded in self._decoded(first_step, reader, self._decoding(cutters)):
                     ready.append(decoded)
                     if len(ready) == 1:
                         continue
@@ -101,7 +100,7 @@ class BatchStream:
                 while ready:
                     yield from self._hand_out(*ready.popleft(), in_use)
             finally:
-                readers.shutdown(wait=False, cancel_futures=True)
+                reader.shutdown(wait=False, cancel_futures=True)
                 sys.setswitchinterval(interval)
                 # The last batches too: DALI's memory serves every pipeline on the device, not this one alone.
                 if self._device.type == "cuda":
@@ -134,25 +133,24 @@ class BatchStream:
             in_use.popleft()
 
     def _decoded(
-        self, first_step: int, readers: ThreadPoolExecutor, decoding: Decoding
+        self, first_step: int, reader: ThreadPoolExecutor, decoding: Decoding
     ) -> Iterator[tuple[list[_Loaded], Crops]]:
         """Each batch with its crops. A batch that DALI cannot decode is mended and given to it again."""
         plans = self._samples.batches(first_step)
-        reading: deque[list[Future[list[_Loaded]]]] = deque()
+        reading: deque[Future[list[_Loaded]]] = deque()
         again: deque[list[_Loaded]] = deque()
         given: deque[list[_Loaded]] = deque()
 
         def source() -> GraphInput:
             for plan in islice(plans, _BATCHES_READ_AHEAD - len(reading)):
-                reading.append([readers.submit(self._load, plan[i::_READERS]) for i in range(_READERS)])
+                reading.append(reader.submit(self._load, plan))
             if again:
                 batch = again.popleft()
             elif reading:
                 try:
-                    parts = [future.result() for future in reading.popleft()]
+                    batch = reading.popleft().result()
                 except Exception as error:
                     raise _ReadingFailed from error
-                batch = [loaded for row in zip_longest(*parts) for loaded in row if loaded]
             else:
                 raise StopIteration
             given.append(batch)
