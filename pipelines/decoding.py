@@ -199,6 +199,31 @@ class CropsOfPictures:
         return [torch.stack([next(singles) for _ in range(count)]) for count in counts]
 
 
+def decoding_of(
+    codec: str,
+    sampling: Sampling,
+    videos: int,
+    crops: int,
+    resize: bool,
+    device: torch.device,
+    threads: int,
+    ahead: int,
+    executor: Executor,
+) -> Decoding:
+    """The way for batches of up to ``videos`` of a codec on a device.
+
+    ``resize=False`` says that every crop has the size of ``sampling.crop`` already; see ``crop_graph``.
+    """
+    if device.type == "cuda" and codec == "mjpeg":
+        return CropsInGraph(sampling, videos, crops, resize, device, threads, ahead)
+    return CropsOfPictures(codec, sampling, videos, crops, device, threads, ahead, executor)
+
+
+def needs_resize(sampling: Sampling, size: tuple[int, int] | None) -> bool:
+    """Whether crops of test are resized, of frames of a size (None: of several)."""
+    return size is None or min(size) != sampling.crop
+
+
 def _as_clips(pictures_NHWC: Tensor, units: int, frames: int) -> Tensor:
     """(B·U·T, H, W, C) as (B·U, C, T, H, W), which is channels_last_3d without a copy."""
     return pictures_NHWC.view(units, frames, *pictures_NHWC.shape[1:]).permute(0, 4, 1, 2, 3)
