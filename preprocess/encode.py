@@ -139,8 +139,8 @@ def _encode(
         raise Unreadable(f"too large: {size[0]}x{size[1]} pixels when resized, at most {_LARGEST_SIDE} wide or high")
     fps = Fraction(options.fps).limit_denominator(100_000) if options.fps is not None else found.fps
     rate = fps if _RATES[0] <= fps <= _RATES[1] else Fraction(25)
-    seconds = Fraction(taken.end - taken.start)
-    expected = taken.packets if options.fps is None else max(1, round(seconds * fps))
+    # As ffmpeg's fps filter rounds.
+    expected = taken.packets if options.fps is None else max(1, int((taken.end - taken.start) * fps + Fraction(1, 2)))
     begin = sink.tell()
     for cut in taken.cuts:
         sink.seek(begin)
