@@ -26,10 +26,19 @@ def no_bad(path, why):
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("crops", [1, 3])
 def test_crops_are_those_of_the_dataset(name, crops, videos, preprocessed):
-    dataset = preprocessed(**OPTIONS[name])
-    there = EvalLoader(dataset, "val", TAKE, global_batch=4, device=CPU, crops=crops)
+    see_that_crops_are_equal(preprocessed(**OPTIONS[name]), videos, crops, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [{}, {"codec": "vp9", "gop": 8}, {"codec": "h264", "gop": 8}], ids=str)
+def test_so_they_are_on_a_gpu(options, videos, preprocessed):
+    see_that_crops_are_equal(preprocessed("160x128", **options), videos, 3, torch.device("cuda", 0))
+
+
+def see_that_crops_are_equal(dataset, videos, crops, device):
+    there = EvalLoader(dataset, "val", TAKE, global_batch=4, device=device, crops=crops)
     files = [videos / row.source for row in there.index]
-    here = FileLoader(files, dataset, TAKE, device=CPU, crops=crops, on_bad=no_bad, threads=2)
+    here = FileLoader(files, dataset, TAKE, device=device, crops=crops, on_bad=no_bad, threads=2)
     assert here.crops == there.crops
     batches = list(here)
     assert [batch.keys for batch in batches] == [(str(path),) for path in files]
