@@ -26,10 +26,11 @@ _MAGMA = np.array(
     ],
     np.float32,
 )
-_FRAME_SHARE = 0.4
+# More of it, and where a frame is bright could be taken for where its map is.
+_FRAME_SHARE = 0.3
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
-_TILE, _GAP, _MARGIN = 112, 8, 12
+_TILE, _BETWEEN_FRAMES, _GAP, _MARGIN = 112, 2, 10, 12
 _MOST_COLUMNS, _MOST_FRAMES, _NARROWEST = 16, 8, 720
 _TITLE, _TEXT, _SMALL = 18, 14, 12
 _BAR_WIDTH = 120
@@ -37,7 +38,8 @@ _BACKGROUND, _FAINT = "#16161d", "#b8b8c4"
 _MEANING = (
     "Colour: what a place adds to the class's score before softmax or sigmoid; the mean over all places is that score "
     "less the bias.",
-    "Each network has one scale for all of its maps, from its lowest value to its highest, as its bar says.",
+    "Each network has one scale for all of its maps, from its lowest value to its highest, as its bar says; the white "
+    "tick is 0.",
 )
 
 
@@ -83,8 +85,7 @@ def activation_sheet(frames_UTHWC: np.ndarray, rows: Sequence[MapRow], title: st
     """
     _see_that_maps_fit(frames_UTHWC, rows)
     bands = _bands(*frames_UTHWC.shape[:2])
-    columns = len(bands[0].units) * len(bands[0].frames)
-    width = max(_NARROWEST, columns * _TILE + (len(bands[0].units) - 1) * _GAP + 2 * _MARGIN)
+    width = max(_NARROWEST, len(bands[0].units) * _unit_width(bands[0]) - _GAP + 2 * _MARGIN)
     line, row_height = round(_TEXT * 1.6), _TILE + _GAP
     band_height = line + row_height + len(rows) * (line + row_height)
     footer = len(_MEANING) * round(_SMALL * 1.5)
@@ -163,17 +164,24 @@ def _bands(units: int, frames: int) -> list[_Band]:
 
 
 def _left(band: _Band, unit: int) -> int:
-    return _MARGIN + (unit - band.units.start) * (len(band.frames) * _TILE + _GAP)
+    return _MARGIN + (unit - band.units.start) * _unit_width(band)
+
+
+def _unit_width(band: _Band) -> int:
+    """From one unit to the next, with the gap between them."""
+    return len(band.frames) * (_TILE + _BETWEEN_FRAMES) - _BETWEEN_FRAMES + _GAP
 
 
 def _draw_unit_names(draw: ImageDraw.ImageDraw, band: _Band, top: int) -> None:
     for unit in band.units:
-        room = len(band.frames) * _TILE - 4
-        draw_caption(draw, (_left(band, unit), top), f"unit {unit + 1}", _TEXT, room, _FAINT)
+        draw_caption(draw, (_left(band, unit), top), f"unit {unit + 1}", _TEXT, _unit_width(band) - _GAP, _FAINT)
 
 
 def _draw_row_caption(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: MapRow, top: int, width: int) -> None:
-    """Network, class and score to the left; to the right the scale: its lowest value, the bar, its highest value."""
+    """Network, class and score to the left; to the right the scale: its lowest value, the bar, its highest value.
+
+    A tick on the bar is at 0, if it is there.
+    """
     lowest, highest = (f"{value:.2f}" for value in row.scale)
     right = width - _MARGIN - round(caption_width(highest, _SMALL))
     draw_caption(draw, (right, top + 2), highest, _SMALL, _BAR_WIDTH, _FAINT)
@@ -181,6 +189,9 @@ def _draw_row_caption(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: MapRow
     bar = coloured(np.broadcast_to(np.linspace(0, 1, _BAR_WIDTH), (_SMALL, _BAR_WIDTH)))
     grey = np.full_like(bar, 128)
     sheet.paste(Image.fromarray(_blended(grey, bar)), (left, top + 3))
+    if row.scale[0] < 0 < row.scale[1]:
+        zero = left + round(-row.scale[0] / (row.scale[1] - row.scale[0]) * (_BAR_WIDTH - 1))
+        draw.line([(zero, top + 1), (zero, top + 4 + _SMALL)], "white")
     left -= 6 + round(caption_width(lowest, _SMALL))
     draw_caption(draw, (left, top + 2), lowest, _SMALL, _BAR_WIDTH, _FAINT)
     room = left - _GAP - _MARGIN
@@ -195,8 +206,8 @@ def _tiles(frames_UTHWC: np.ndarray, band: _Band) -> np.ndarray:
 
 def _paste(sheet: Image.Image, band: _Band, top: int, tiles_UTHWC: np.ndarray) -> None:
     for unit, of_unit in zip(band.units, tiles_UTHWC, strict=True):
-        strip = np.concatenate(list(of_unit), axis=1)
-        sheet.paste(Image.fromarray(strip), (_left(band, unit), top))
+        for number, tile in enumerate(of_unit):
+            sheet.paste(Image.fromarray(tile), (_left(band, unit) + number * (_TILE + _BETWEEN_FRAMES), top))
 
 
 def _overlaid(frames_UTHWC: np.ndarray, row: MapRow, band: _Band, side: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def test_a_row_has_one_scale_over_all_of_its_units():
     values = np.array([[-2.0, 0.0], [1.0, 2.0]])
     shown = overlay_clip(black(), [row(np.broadcast_to(values[..., None, None], (2, 2, 3, 3)))])
     centres = shown[:, 150, -100].astype(np.float32)
-    wanted = 0.6 * coloured((values.ravel() + 2) / 4)
+    wanted = 0.7 * coloured((values.ravel() + 2) / 4)
     np.testing.assert_allclose(centres, wanted, atol=0.51)
 
 
@@ -48,7 +48,7 @@ def test_a_map_lies_where_it_belongs():
     sheet = activation_sheet(black(), [row(one)], "")
     bright = np.argwhere((sheet == clip[2, -1, -224]).all(axis=-1))
     # The second unit begins behind a margin, two tiles and a gap.
-    left = 12 + 2 * 112 + 8
+    left = 12 + 2 * 112 + 2 + 10
     assert bright[:, 1].min() == left and bright[:, 1].max() < left + 112 // 4
 
 
@@ -86,7 +86,7 @@ def test_text_stays_inside(name, monkeypatch):
         rows = [MapRow(name, name, 0.5, np.zeros((2, 2, 3, 3), np.float32))]
         sheet = activation_sheet(black(), rows, name)
         assert (sheet[:, -4:] == sheet[0, 0]).all() and (sheet[:, :4] == sheet[0, 0]).all()
-        assert overlay_clip(black(), rows).shape == (4, 44 + 224, 456, 3)
+        assert overlay_clip(black(), rows).shape == (4, 44 + 224, 458, 3)
 
 
 def test_what_has_no_glyph_is_written_as_python_does(monkeypatch):

@@ -80,7 +80,7 @@ def test_the_command_writes_a_sheet_and_a_clip(run, videos, dataset, recipe, tmp
     with av.open("clip.mp4") as clip:
         shown = np.stack([frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)])
         assert clip.streams.video[0].average_rate == 4
-    assert shown.shape == drawn.shape == (8, 44 + 224, 3 * 224 + 2 * 8, 3)
+    assert shown.shape == drawn.shape == (8, 44 + 224, 3 * 224 + 2 * 10, 3)
     # Nearer to its own frame than to any other, whatever compression did.
     differences = np.abs(shown[:, None].astype(int) - drawn[None]).mean(axis=(2, 3, 4))
     assert (differences.argmin(axis=1) == np.arange(8)).all() and differences.diagonal().max() < 8
