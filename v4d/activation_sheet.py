@@ -36,10 +36,9 @@ _TITLE, _TEXT, _SMALL = 18, 14, 12
 _BAR_WIDTH = 120
 _BACKGROUND, _FAINT = "#16161d", "#b8b8c4"
 _MEANING = (
-    "Colour: what a place adds to the class's score before softmax or sigmoid; the mean over all places is that score "
-    "less the bias.",
-    "Each network has one scale for all of its maps, from its lowest value to its highest, as its bar says; the white "
-    "tick is 0.",
+    "Colour: what a place adds to the class's score before softmax or sigmoid, bright for the class and dark against "
+    "it; the mean over all places is that score less the bias.",
+    "Each network has one scale for all of its maps, as its bar says, with 0 in the middle.",
 )
 
 
@@ -61,9 +60,12 @@ class MapRow:
         return f"{self.score:.1%}  {self.class_name}"
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """The values of the darkest colour and of the brightest one: the lowest and the highest of all units."""
-        return float(self.map_UTHW.min()), float(self.map_UTHW.max())
+    def scale(self) -> float:
+        """The value of the brightest colour, the largest of all units, be it below 0; the darkest is its opposite's.
+
+        So 0 has the same colour in every row, between those of what speaks for the class and of what speaks against it.
+        """
+        return float(np.abs(self.map_UTHW).max())
 
 
 class _Band(NamedTuple):
@@ -78,8 +80,8 @@ def activation_sheet(frames_UTHWC: np.ndarray, rows: Sequence[MapRow], title: st
 
     ``frames_UTHWC`` uint8 RGB is what the networks saw. Units stand side by side, and below each other where they
     would take more than 16 columns; of each at most 8 frames are shown, evenly over it. The colours of a row's maps
-    are on one scale, linear from the lowest to the highest value of all its units (also of frames not shown), and a
-    bar says which values these are.
+    are on one scale (see ``MapRow.scale``), linear and of all its units (also of frames not shown), and a bar says
+    which values these are.
 
     Raises ValueError if a map has other units or frames than the video.
     """
@@ -180,18 +182,17 @@ def _draw_unit_names(draw: ImageDraw.ImageDraw, band: _Band, top: int) -> None:
 def _draw_row_caption(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: MapRow, top: int, width: int) -> None:
     """Network, class and score to the left; to the right the scale: its lowest value, the bar, its highest value.
 
-    A tick on the bar is at 0, if it is there.
+    A tick on the bar is at 0.
     """
-    lowest, highest = (f"{value:.2f}" for value in row.scale)
+    lowest, highest = (f"{value:+.2f}" for value in (-row.scale, row.scale))
     right = width - _MARGIN - round(caption_width(highest, _SMALL))
     draw_caption(draw, (right, top + 2), highest, _SMALL, _BAR_WIDTH, _FAINT)
     left = right - _BAR_WIDTH - 6
     bar = coloured(np.broadcast_to(np.linspace(0, 1, _BAR_WIDTH), (_SMALL, _BAR_WIDTH)))
     grey = np.full_like(bar, 128)
     sheet.paste(Image.fromarray(_blended(grey, bar)), (left, top + 3))
-    if row.scale[0] < 0 < row.scale[1]:
-        zero = left + round(-row.scale[0] / (row.scale[1] - row.scale[0]) * (_BAR_WIDTH - 1))
-        draw.line([(zero, top + 1), (zero, top + 4 + _SMALL)], "white")
+    zero = left + _BAR_WIDTH // 2
+    draw.line([(zero, top + 1), (zero, top + 4 + _SMALL)], "white")
     left -= 6 + round(caption_width(lowest, _SMALL))
     draw_caption(draw, (left, top + 2), lowest, _SMALL, _BAR_WIDTH, _FAINT)
     room = left - _GAP - _MARGIN
@@ -213,8 +214,7 @@ def _paste(sheet: Image.Image, band: _Band, top: int, tiles_UTHWC: np.ndarray) -
 def _overlaid(frames_UTHWC: np.ndarray, row: MapRow, band: _Band, side: int) -> np.ndarray:
     """The band's frames in grey with the map's colours over them, (U, T, side, side, 3) uint8."""
     units = slice(band.units.start, band.units.stop)
-    lowest, highest = row.scale
-    values_UTHW = (row.map_UTHW[units, band.frames] - lowest) / max(highest - lowest, 1e-12)
+    values_UTHW = row.map_UTHW[units, band.frames] / max(2 * row.scale, 1e-12) + 0.5
     values_NCHW = torch.from_numpy(values_UTHW.astype(np.float32))
     large = F.interpolate(values_NCHW, (side, side), mode="bilinear", align_corners=False).numpy()
     grey_UTHW = _resized(frames_UTHWC[units, band.frames], side) @ _GREY

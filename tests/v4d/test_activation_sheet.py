@@ -29,12 +29,12 @@ def test_the_colours_get_evenly_lighter():
 
 
 def test_a_row_has_one_scale_over_all_of_its_units():
-    """Units of constant maps: the darkest and the brightest colour stand for the lowest and the highest of the row."""
-    values = np.array([[-2.0, 0.0], [1.0, 2.0]])
-    shown = overlay_clip(black(), [row(np.broadcast_to(values[..., None, None], (2, 2, 3, 3)))])
-    centres = shown[:, 150, -100].astype(np.float32)
-    wanted = 0.7 * coloured((values.ravel() + 2) / 4)
-    np.testing.assert_allclose(centres, wanted, atol=0.51)
+    """Units of constant maps: the largest value of the row is as far from 0 as a colour can be, and 0 in the middle."""
+    for values in (np.array([[-1.0, 0.0], [1.0, 2.0]]), np.array([[-4.0, 0.0], [-1.0, 0.5]])):
+        shown = overlay_clip(black(), [row(np.broadcast_to(values[..., None, None], (2, 2, 3, 3)))])
+        centres = shown[:, 150, -100].astype(np.float32)
+        wanted = 0.7 * coloured(0.5 + values.ravel() / np.abs(values).max() / 2)
+        np.testing.assert_allclose(centres, wanted, atol=0.51)
 
 
 def test_a_map_lies_where_it_belongs():
