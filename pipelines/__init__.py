@@ -1,9 +1,11 @@
-"""Shards in, tensors on a device out; or single video files."""
+"""Shards in, tensors on a device out.
+
+Single video files too, with ``pipelines.file_loader``: it needs ffmpeg, which a machine that trains may not have.
+"""
 
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.crops import SCALES
-from pipelines.file_loader import FileLoader
 from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, decode_threads
 from pipelines.samples import Sampling
 from pipelines.shard_store import MappedShards, ShardStore
@@ -14,7 +16,6 @@ __all__ = [
     "BadVideos",
     "Batch",
     "EvalLoader",
-    "FileLoader",
     "MappedShards",
     "Sampling",
     "ShardStore",

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipelines import EvalLoader, FileLoader, Sampling
+from pipelines import EvalLoader, Sampling
+from pipelines.file_loader import FileLoader
 from preprocess.errors import DataError
 
 CPU = torch.device("cpu")

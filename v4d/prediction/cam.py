@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from pipelines import FileLoader
+from pipelines.file_loader import FileLoader
 from preprocess.clip_file import write_clip
 from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, UsageError

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines import FileLoader
+from pipelines.file_loader import FileLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
 from v4d.evaluation.scoring import scored_batches
