@@ -50,13 +50,9 @@ class FileLoader:
         ``on_bad`` is called, in the order of the files, for those that preprocessing would reject: they have no batch.
         A sample is always the whole video, whatever ``sampling.over`` says. ``threads`` decode, and so many files are
         read at a time: by default as many as this process may use cores, at most 8.
-
-        ``as_jpegs`` says that frames come as JPEGs of the best quality since the device does not decode the dataset's
-        codec, H.264 on a CPU: pixels then differ by what is lost in compression.
         """
-        codec = dataset.codec if dataset else "mjpeg"
-        self.as_jpegs = codec == "h264" and device.type != "cuda"
-        self._reader = SingleFileReader(dataset.options if dataset else None, as_jpegs=self.as_jpegs)
+        options = dataset.options if dataset else None
+        self._reader = SingleFileReader(options, as_jpegs=come_as_jpegs(dataset, device))
         self._files, self._sampling, self._device, self._on_bad = files, sampling, device, on_bad
         self._places = crop_places(crops, self._reader.size)
         self._threads = threads or decode_threads()
@@ -133,6 +129,14 @@ class FileLoader:
         sample = Sample(Place(0, number, True), row, number, (), centred_frames(row.frames, self._sampling), crops)
         packets = PacketReader(_InMemory(video, self._reader.codec), self._reader.codec)
         return sample, packets.read(packets.announce(row, sample.frames))
+
+
+def come_as_jpegs(dataset: Dataset | None, device: torch.device) -> bool:
+    """Whether frames come as JPEGs of the best quality, for the device does not decode the dataset's codec.
+
+    That is H.264 on a CPU. Pixels then differ by what is lost in compression.
+    """
+    return dataset is not None and dataset.codec == "h264" and device.type != "cuda"
 
 
 class _InMemory:

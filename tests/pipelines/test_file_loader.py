@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines import EvalLoader, Sampling
-from pipelines.file_loader import FileLoader
+from pipelines.file_loader import FileLoader, come_as_jpegs
 from preprocess.errors import DataError
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_h264_comes_as_jpegs_where_it_cannot_be_decoded(videos, preprocessed, da
     files = [videos / "val" / "cells" / "0.mkv"]
     here = FileLoader(files, of_h264, TAKE, device=CPU, on_bad=no_bad)
     there = FileLoader(files, dataset, TAKE, device=CPU, on_bad=no_bad)
-    assert here.as_jpegs and not there.as_jpegs
+    assert come_as_jpegs(of_h264, CPU) and not come_as_jpegs(dataset, CPU)
     (best,), (jpeg,) = here, there
     difference = (best.crops[0].float() - jpeg.crops[0].float()).abs().mean()
     assert 0 < difference < 6

@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 
 if TYPE_CHECKING:
+    import torch
+
     from preprocess.errors import DataError
     from preprocess.index import Dataset
     from v4d.prediction.predict import Prediction
@@ -62,7 +64,8 @@ def predict(
 
     files = video_files(videos)
     console = _console(as_json)
-    trained, dataset = _network(run, data, console)
+    device = _device(gpus)
+    trained, dataset = _network(run, data, device, console)
     names = trained.class_names(dataset)
     about = {"v4d": _version(), **_made_by(trained), "u_infer": u_infer}
     bad = 0
@@ -74,7 +77,7 @@ def predict(
         if as_json:
             click.echo(json.dumps({"video": str(path), "error": str(why), **about}))
 
-    found = predictions(trained, files, dataset, units_infer=u_infer, device=_device(gpus), on_bad=on_bad)
+    found = predictions(trained, files, dataset, units_infer=u_infer, device=device, on_bad=on_bad)
     for prediction in found:
         if as_json:
             click.echo(json.dumps({**_as_document(prediction, names, top), **about}))
@@ -121,12 +124,13 @@ def cam(
     from v4d.trained import load_trained
 
     console = _console(False)
-    trained, dataset = _network(run, data, console)
+    device = _device(gpus)
+    trained, dataset = _network(run, data, device, console)
     other = load_trained(against) if against else None
     if other and other.recipe.data.test_sampling(1) != trained.recipe.data.test_sampling(1):
         console.print(f"note: {other.name} was trained on units of another kind: it sees those of {trained.name}")
     units = units or trained.recipe.data.units
-    maps = video_maps(trained, other, video, dataset, units=units, class_name=class_name, device=_device(gpus))
+    maps = video_maps(trained, other, video, dataset, units=units, class_name=class_name, device=device)
     out = out or Path(f"{video.stem}-cam.png")
     maps.write_sheet(out)
     for row in maps.rows:
@@ -142,15 +146,21 @@ def _console(as_json: bool) -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True, stderr=as_json)
 
 
-def _network(run: Path | None, data: Path | None, console: Console) -> tuple[Trained, Dataset | None]:
+def _network(
+    run: Path | None, data: Path | None, device: torch.device, console: Console
+) -> tuple[Trained, Dataset | None]:
+    from pipelines.file_loader import come_as_jpegs
     from v4d.runs import choose_run
     from v4d.trained import load_trained
 
     trained = load_trained(run or choose_run())
-    return trained, trained.dataset_of_frames(data, console)
+    dataset = trained.dataset_of_frames(data, console)
+    if dataset and come_as_jpegs(dataset, device):
+        console.print(f"note: {dataset.root} is H.264, which only a GPU decodes here: frames are JPEGs of best quality")
+    return trained, dataset
 
 
-def _device(gpus: int | None) -> Any:
+def _device(gpus: int | None) -> torch.device:
     import torch
 
     from v4d.launch import choose_gpus

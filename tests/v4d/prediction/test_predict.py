@@ -137,3 +137,14 @@ def test_equal_scores_come_by_number():
     prediction = Prediction(Path("x"), np.array([0.25, 0.5, 0.25, 0.5], np.float32))
     assert [number for number, _ in prediction.top(3)] == [1, 3, 0]
     assert len(prediction.top(9)) == 4
+
+
+def test_h264_without_a_gpu_is_noted(run, dataset, videos, tmp_path):
+    """Only what dataset.json says of frames is read."""
+    content = json.loads((dataset.root / "dataset.json").read_text())
+    content["codec"] = content["options"]["codec"] = "h264"
+    content["options"] |= {"gop": 8, "quality": 23}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    said, beside = v4d("predict", videos[0], "--run", run, "--data", tmp_path, *ON, "--json")
+    assert beside == f"note: {tmp_path} is H.264, which only a GPU decodes here: frames are JPEGs of best quality\n"
+    assert len(documents(said)) == 1
