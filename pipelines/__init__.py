@@ -1,4 +1,7 @@
-"""Shards in, tensors on a device out."""
+"""Shards in, tensors on a device out.
+
+Single video files too, with ``pipelines.file_loader``: it needs ffmpeg, which a machine that trains may not have.
+"""
 
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch

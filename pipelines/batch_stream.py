@@ -14,7 +14,7 @@ import torch
 
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
-from pipelines.decoding import Crops, CropsInGraph, CropsOfPictures, Decoding
+from pipelines.decoding import Crops, Decoding, decoding_of
 from pipelines.graph import GraphInput, dali_reason, picture_graph
 from pipelines.in_flight import InFlight
 from pipelines.packets import Damaged, PacketReader, VideoPackets, Wanted, clip_stream
@@ -63,15 +63,14 @@ class BatchStream:
         sampling: Sampling,
         videos: int,
         resize: bool,
-        size: tuple[int, int],
-        padded: bool,
+        size: tuple[int, int] | None,
         device: torch.device,
         threads: int,
         in_flight: InFlight,
     ) -> None:
         self._samples, self._reader, self._bad = samples, reader, bad
-        self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
-        self._size, self._padded = size, padded
+        self._codec, self._sampling, self._videos = codec, sampling, videos
+        self._resize, self._size = resize, size
         self._device, self._threads, self._in_flight = device, threads, in_flight
         self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
 
@@ -107,11 +106,18 @@ class BatchStream:
                     torch.cuda.synchronize(self._device)
 
     def _decoding(self, cutters: ThreadPoolExecutor) -> Decoding:
-        given = self._sampling, self._videos, self._samples.crops
-        on = self._device, self._threads, self._in_flight.ahead
-        if self._device.type == "cuda" and self._codec == "mjpeg":
-            return CropsInGraph(*given, self._resize, self._size, self._padded, *on)
-        return CropsOfPictures(self._codec, *given, *on, cutters)
+        return decoding_of(
+            self._codec,
+            self._sampling,
+            self._videos,
+            self._samples.crops,
+            self._resize,
+            self._size,
+            self._device,
+            self._threads,
+            self._in_flight.ahead,
+            cutters,
+        )
 
     def _hand_out(
         self, batch: list[_Loaded], crops: Crops, in_use: deque[tuple[torch.cuda.Event, Batch, Crops]]

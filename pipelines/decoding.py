@@ -54,8 +54,8 @@ class CropsInGraph:
     """JPEGs on a GPU: decoded, cut and resized by one graph, whose memory the crops share.
 
     The pictures of a video are joined where they have one head, for what a JPEG costs on a GPU is mostly a price per
-    JPEG: on an H100 a batch came out five times as fast. ``size`` is the largest width and height of a picture; with
-    ``padded`` there may be heights that are no multiple of a block's.
+    JPEG: on an H100 a batch came out five times as fast. ``size`` is the width and height of every picture, or None
+    where they differ.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class CropsInGraph:
         videos: int,
         crops: int,
         resize: bool,
-        size: tuple[int, int],
-        padded: bool,
+        size: tuple[int, int] | None,
         device: torch.device,
         threads: int,
         ahead: int,
@@ -73,8 +72,7 @@ class CropsInGraph:
         self._sampling, self._videos, self._crops, self._resize = sampling, videos, crops, resize
         self._device, self._threads, self._ahead = device, threads, ahead
         self._frames = sampling.units * sampling.frames
-        self._in_one = pictures_in_one(videos, self._frames, size)
-        self._padded = padded and self._in_one > 1
+        self._padded = size is None or coded_rows(size[1]) != size[1]
 
     def graph(self, source: Callable[[], GraphInput]) -> Pipeline:
         """See Decoding."""
@@ -92,7 +90,10 @@ class CropsInGraph:
 
     def inputs(self, batch: Sequence[Loaded]) -> GraphInput:
         """See Decoding: pictures, joined if those of every video can be, and the corners of their crops."""
-        in_one = self._in_one if all(can_be_joined(packets.head) for _, packets in batch) else 1
+        in_one = 1
+        if all(can_be_joined(packets.head) for _, packets in batch):
+            sizes = [(packets.row.width, packets.row.height) for _, packets in batch]
+            in_one = pictures_in_one(self._videos, self._frames, max(w for w, _ in sizes), max(h for _, h in sizes))
         jpegs, shapes, rows, corners = [], [], [], []
         for sample, packets in batch:
             width, height = packets.row.width, packets.row.height
@@ -222,6 +223,33 @@ class CropsOfPictures:
             return list(from_dlpack(output.as_tensor()).split(counts))
         singles = iter(from_dlpack(output[i]) for i in range(len(output)))
         return [torch.stack([next(singles) for _ in range(count)]) for count in counts]
+
+
+def decoding_of(
+    codec: str,
+    sampling: Sampling,
+    videos: int,
+    crops: int,
+    resize: bool,
+    size: tuple[int, int] | None,
+    device: torch.device,
+    threads: int,
+    ahead: int,
+    executor: Executor,
+) -> Decoding:
+    """The way for batches of up to ``videos`` of a codec on a device.
+
+    ``resize=False`` says that every crop has the size of ``sampling.crop`` already; see ``crop_graph``. ``size`` is the
+    width and height of every picture, or None where they differ.
+    """
+    if device.type == "cuda" and codec == "mjpeg":
+        return CropsInGraph(sampling, videos, crops, resize, size, device, threads, ahead)
+    return CropsOfPictures(codec, sampling, videos, crops, device, threads, ahead, executor)
+
+
+def needs_resize(sampling: Sampling, size: tuple[int, int] | None) -> bool:
+    """Whether crops of test are resized, of frames of a size (None: of several)."""
+    return size is None or min(size) != sampling.crop
 
 
 def _as_clips(pictures_NHWC: Tensor, units: int, frames: int) -> Tensor:

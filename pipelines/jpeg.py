@@ -86,12 +86,12 @@ def coded_rows(height: int) -> int:
     return -(-height // _BLOCK) * _BLOCK
 
 
-def pictures_in_one(videos: int, frames: int, size: tuple[int, int]) -> int:
+def pictures_in_one(videos: int, frames: int, width: int, height: int) -> int:
     """How many pictures of a video to join in one, of a batch with ``frames`` of each: 1 if it does not pay.
 
-    They divide the frames. ``size`` is the largest width and height of a picture.
+    They divide the frames. ``width`` and ``height`` are the largest of a picture.
     """
-    width, rows = size[0], coded_rows(size[1])
+    rows = coded_rows(height)
     if coded_rows(width) * rows // _BLOCK**2 > _LONGEST_INTERVAL:
         return 1
     fitting = (k for k in range(frames, 0, -1) if frames % k == 0)

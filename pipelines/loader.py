@@ -12,8 +12,8 @@ import torch
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
+from pipelines.decoding import needs_resize
 from pipelines.in_flight import plan_in_flight
-from pipelines.jpeg import coded_rows
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -135,7 +135,7 @@ class EvalLoader:
         self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
         self.index = self._samples.index
         self.bad = BadVideos(max_bad, len(self._samples), ranks)
-        resize = dataset.size is None or min(dataset.size) != sampling.crop
+        resize = needs_resize(sampling, dataset.size)
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, resize, device, threads, store)
 
@@ -189,8 +189,7 @@ def _stream(
         sampling=sampling,
         videos=videos,
         resize=resize,
-        size=size,
-        padded=dataset.size is None or coded_rows(size[1]) != size[1],
+        size=dataset.size,
         device=device,
         threads=threads or decode_threads(),
         in_flight=plan_in_flight(

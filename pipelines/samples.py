@@ -202,9 +202,7 @@ class EvalSamples:
         self._taken = _Taken(self.index, sampling)
         self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
-        # Of square frames the three crops are one and the same.
-        is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
-        self._places = range(3) if crops == 3 and not is_square else range(1, 2)
+        self._places = crop_places(crops, dataset.size)
         self.crops = len(self._places)
 
     def __len__(self) -> int:
@@ -225,7 +223,23 @@ class EvalSamples:
     def sample(self, place: Place) -> Sample:
         """See Samples."""
         (row, part, labels), take = self._taken[place.number], self._sampling
-        frames = part.first + centred_units(part.frames, take.units, take.frames, take.stride_for(part.frames))
-        squares = three_crops(row.width, row.height)
-        crops = tuple(squares[i] for i in self._places)
-        return Sample(place, row, part.row_number, labels, frames.ravel(), crops)
+        frames = part.first + centred_frames(part.frames, take)
+        crops = placed_crops(row.width, row.height, self._places)
+        return Sample(place, row, part.row_number, labels, frames, crops)
+
+
+def crop_places(crops: Literal[1, 3], size: tuple[int, int] | None) -> range:
+    """Which of the three crops are taken of frames of a size (None: of several). Of square ones all are the same."""
+    is_square = size is not None and size[0] == size[1]
+    return range(3) if crops == 3 and not is_square else range(1, 2)
+
+
+def placed_crops(width: int, height: int, places: range) -> tuple[Crop, ...]:
+    """The crops of a frame at ``places`` among the three."""
+    squares = three_crops(width, height)
+    return tuple(squares[i] for i in places)
+
+
+def centred_frames(frames: int, take: Sampling) -> np.ndarray:
+    """The frames of a test sample of so many frames, (units·frames,) int64: see ``centred_units``."""
+    return centred_units(frames, take.units, take.frames, take.stride_for(frames)).ravel()

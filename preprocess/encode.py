@@ -46,6 +46,7 @@ _FOURCC = {"vp9": b"VP90", "h264": b"H264"}
 _CUT_APART = {"mjpeg": jpeg_packets, "vp9": ivf_packets, "h264": h264_packets}
 # Some sources claim a rate that no video has; the packets' number in their file then stands for a time at 25/s.
 _RATES = (Fraction(1), Fraction(240))
+Keep = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Packets:
     end: float
 
 
+def _keep_all(number: int, expected: int) -> bool:
+    return True
+
+
 @dataclass
 class _Output:
     """What came of one run of ffmpeg: sizes, CRC-32s and references, its exit code and what it said."""
@@ -86,6 +91,7 @@ def encode(
     *,
     trim: tuple[float, float] | None = None,
     frame_rate: int = 0,
+    keep: Keep = _keep_all,
 ) -> tuple[Probe, Packets]:
     """Write every shown frame of ``source``, in display order, to ``sink`` as packets of ``options.codec``.
 
@@ -96,7 +102,8 @@ def encode(
     frame k is the one shown nearest to k / fps seconds after the first that is taken (ffmpeg's fps filter).
 
     The picture is turned upright, scaled to the size asked for and converted to the BT.601 matrix, the only one that
-    DALI's decoders assume: JPEG at full range, the others at limited range and marked so. A packet that does not
+    DALI's decoders assume: JPEG at full range, the others at limited range and marked so. ``keep`` says of the number
+    of each packet whether ``sink`` gets it, given how many the container lets expect. A packet that does not
     decode makes the whole video unreadable. With ``options.fps`` frames cannot be counted one by one: then any
     complaint of ffmpeg does, and so do fewer or more frames than fit the time, give or take 2 and what is shown in
     the longest time between two frames.
@@ -108,10 +115,10 @@ def encode(
     limit = Limit(options.timeout, stopped)
     if frame_rate:
         with joined(source, frame_rate, options, trim, limit) as (file, found, taken):
-            return found, _encode(source, file.fileno(), found, taken, options, sink, limit, frame_rate)
+            return found, _encode(source, file.fileno(), found, taken, options, sink, limit, frame_rate, keep)
     with opened(source) as descriptor:
         found, taken = examine(descriptor, options, trim, limit)
-        return found, _encode(source, descriptor, found, taken, options, sink, limit, 0)
+        return found, _encode(source, descriptor, found, taken, options, sink, limit, 0, keep)
 
 
 def _encode(
@@ -123,6 +130,7 @@ def _encode(
     sink: IO[bytes],
     limit: Limit,
     picture_rate: int,
+    keep: Keep,
 ) -> Packets:
     if not taken.packets:
         raise Unreadable(f"trim: no frame is shown from {taken.start:g} s to {taken.end:g} s")
@@ -131,12 +139,14 @@ def _encode(
         raise Unreadable(f"too large: {size[0]}x{size[1]} pixels when resized, at most {_LARGEST_SIDE} wide or high")
     fps = Fraction(options.fps).limit_denominator(100_000) if options.fps is not None else found.fps
     rate = fps if _RATES[0] <= fps <= _RATES[1] else Fraction(25)
+    # As ffmpeg's fps filter rounds.
+    expected = taken.packets if options.fps is None else max(1, int((taken.end - taken.start) * fps + Fraction(1, 2)))
     begin = sink.tell()
     for cut in taken.cuts:
         sink.seek(begin)
         sink.truncate()
         line = command(found.format, options, size, rate, cut=cut, picture_rate=picture_rate)
-        output = _run(source, line, descriptor, options, sink, limit)
+        output = _run(source, line, descriptor, options, sink, limit, lambda number: keep(number, expected))
         if cut is None or not cut.ordered or _is_exact(output, taken, options):
             break
     _check(output, found, taken, options)
@@ -154,7 +164,13 @@ def _encode(
 
 
 def _run(
-    source: Path, line: list[str], descriptor: int, options: EncodeOptions, sink: IO[bytes], limit: Limit
+    source: Path,
+    line: list[str],
+    descriptor: int,
+    options: EncodeOptions,
+    sink: IO[bytes],
+    limit: Limit,
+    keep: Callable[[int], bool],
 ) -> _Output:
     """Run ffmpeg on an open file and write its packets to ``sink``."""
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -165,7 +181,7 @@ def _run(
             assert process.stdout is not None
             _bound(process, process.stdout)
             try:
-                output = _write(process.stdout, options, sink)
+                output = _write(process.stdout, options, sink, keep)
             except ValueError as error:
                 raise UsageError(f"{executable()} does not write what it was asked for: {error}") from None
             process.wait()
@@ -177,8 +193,8 @@ def _run(
     return output
 
 
-def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes]) -> _Output:
-    """Write packets to ``sink`` and see that each is what it should be. Raises ValueError where one is not."""
+def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes], keep: Callable[[int], bool]) -> _Output:
+    """Write packets to ``sink`` and see that each, kept or not, is what it should be. Raises ValueError where not."""
     output, back_of, gop = _Output([], [], []), reference_finder(options.codec), options.gop or 1
     in_ivf, total = options.codec != "mjpeg", 0
     if in_ivf:
@@ -195,9 +211,10 @@ def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes]) -> _Outpu
         total += size
         if total > _LARGEST_OUTPUT:
             raise Unreadable("too large: more than 8 GiB of packets")
-        if in_ivf:
-            sink.write(ivf_packet_header(size, number))
-        sink.write(packet)
+        if keep(number):
+            if in_ivf:
+                sink.write(ivf_packet_header(size, number))
+            sink.write(packet)
         output.sizes.append(size)
         output.crc32.append(zlib.crc32(packet))
         output.back.append(back)

@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -134,6 +134,23 @@ class EncodeOptions:
         """The numbers in ``resize``: two of WxH, one of short:N, none of anything else."""
         found = re.fullmatch(r"short:([0-9]{1,9})|([0-9]{1,9})x([0-9]{1,9})", self.resize)
         return tuple(int(side) for side in found.groups() if side) if found else ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What dataset.json says of them.
+
+        A time limit changes no byte; and a dataset that was begun when there were no layers names none.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name != "timeout"}
+        if self.layers == 1:
+            del settings["layers"]
+        return settings
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> EncodeOptions:
+        """Those that a dataset was made with, of the ``options`` of its dataset.json."""
+        named = {field.name for field in fields(cls)}
+        return cls(**{"layers": 1, **{name: value for name, value in settings.items() if name in named}})
 
     def back_of(self, number: int) -> int:
         """How many packets back the reference of packet ``number`` of a video lies; 0 for a keyframe.

@@ -11,7 +11,7 @@ A dataset is a folder:
       rejected.jsonl               one line for each video left out
 
 With ``preprocess.errors`` and ``preprocess.durable_files`` this is what ``pipelines`` and ``v4d`` import of
-``preprocess``.
+``preprocess``; the former also ``preprocess.single_files``, the latter ``preprocess.clip_file``.
 """
 
 from __future__ import annotations

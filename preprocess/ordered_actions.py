@@ -8,19 +8,15 @@ lies nor, thereby, anything about the class. Only what relates units to each oth
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
+from preprocess.clip_file import write_clip
 from preprocess.datasets.folder import list_folder
-from preprocess.durable_files import replace_atomically
-from preprocess.errors import DataError
-from preprocess.ffmpeg import executable
 from preprocess.records import Listing
 
 SIZE = 48
@@ -53,7 +49,7 @@ def render(root: Path, per_class: dict[str, int], seed: int, workers: int, on_vi
 
     def write(path: Path, order: tuple[int, ...], draw_from: tuple[int, ...]) -> None:
         if not path.exists():
-            _write_video(path, draw_frames(order, np.random.default_rng(draw_from)))
+            write_clip(path, draw_frames(order, np.random.default_rng(draw_from)), FPS)
         on_video()
 
     with ThreadPoolExecutor(workers) as executor:
@@ -101,13 +97,3 @@ def _texture(draws: np.random.Generator) -> np.ndarray:
         wave = np.sin(2 * np.pi * (cycles_y * y + cycles_x * x) / SIZE + draws.uniform(0, 2 * np.pi))
         waves += wave[..., None] * draws.uniform(5, 15, 3)
     return (draws.uniform(90, 150, 3) + waves).astype(np.float32)
-
-
-def _write_video(path: Path, frames: np.ndarray) -> None:
-    source = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{SIZE}x{SIZE}", r=FPS)
-    with replace_atomically(path) as temporary:
-        settings = {"vcodec": "libx264", "preset": "veryfast", "crf": 18, "pix_fmt": "yuv420p", "threads": 1}
-        command = source.output(str(temporary), format="mp4", **settings).overwrite_output().compile(cmd=executable())
-        done = subprocess.run([*command, "-loglevel", "error"], input=frames.tobytes(), capture_output=True)
-        if done.returncode:
-            raise DataError(f"ffmpeg cannot write {path}: {done.stderr.decode(errors='replace').strip()[-300:]}")

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +134,8 @@ def _settings(listing: Listing, videos: str, options: EncodeOptions, shard_size:
         "videos": videos,
         **listing.options,
         "shard_size": shard_size,
-        **_settings_of(options),
+        **options.settings,
     }
-
-
-def _settings_of(options: EncodeOptions) -> dict[str, Any]:
-    """A time limit changes no byte; and a dataset that was begun when there were no layers names none."""
-    settings = {name: value for name, value in asdict(options).items() if name != "timeout"}
-    if options.layers == 1:
-        del settings["layers"]
-    return settings
 
 
 def _header(listing: Listing, options: EncodeOptions, settings: dict[str, Any]) -> dict[str, Any]:

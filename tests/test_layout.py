@@ -13,8 +13,10 @@ FOLDERS = ("benchmarks", "v4d", "pipelines", "preprocess")
 SHARED = ("preprocess.index", "preprocess.errors", "preprocess.durable_files")
 MAY_IMPORT = {
     "preprocess": ("preprocess",),
-    "pipelines": ("pipelines", *SHARED),
-    "v4d": ("v4d", "pipelines", *SHARED),
+    # What ffmpeg makes of a file that lies in no dataset.
+    "pipelines": ("pipelines", "preprocess.single_files", *SHARED),
+    # How a clip is written as a video file.
+    "v4d": ("v4d", "pipelines", "preprocess.clip_file", *SHARED),
     # It measures the others, and only the command line knows it.
     "benchmarks": FOLDERS,
 }

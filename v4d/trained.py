@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
-from v4d.checkpoint import find_checkpoint, load_checkpoint, load_weights
+from v4d.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, load_weights
 from v4d.config import Recipe
+from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.weights.weights_file import SUFFIX, load_pretrained, read_weights_info
 
@@ -32,6 +34,14 @@ class Trained:
     dataset: Path | None = None
     fingerprint: str = ""
 
+    @property
+    def name(self) -> str:
+        """What to call it in a picture: the folder of its run and its step, or the name of its weights file."""
+        if "step" not in self.about:
+            return self.path.name
+        run = self.path.absolute().parent
+        return f"{(run.parent if run.name == CHECKPOINTS else run).name}, step {self.about['step']}"
+
     def read_dataset(self, root: Path | None, console: Console) -> Dataset:
         """The dataset at ``root``, by default the one that the network was trained on.
 
@@ -48,6 +58,36 @@ class Trained:
             raise DataError(f"{dataset.root} has other classes than {self.path}: {difference}")
         if not self.classes:
             console.print(f"note: {self.path} names no classes: they are taken for the dataset's, in its order")
+        return dataset
+
+    def for_test(self, device: torch.device) -> V4D:
+        """The network on a device, in eval mode, its norms folded into its convolutions."""
+        layout = torch.channels_last_3d if self.recipe.train.channels_last else torch.contiguous_format
+        return fold_norms(self.model).to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+    def class_names(self, dataset: Dataset | None) -> tuple[str, ...]:
+        """The classes in the order of the scores: its own, those of as many of ``dataset``, or numbers from 0 on."""
+        if self.classes:
+            return self.classes
+        if dataset and len(dataset.classes) == self.model.num_classes:
+            return dataset.classes
+        return tuple(f"class {number}" for number in range(self.model.num_classes))
+
+    def dataset_of_frames(self, root: Path | None, console: Console) -> Dataset | None:
+        """The dataset whose frames a video's should be like: that at ``root``, by default what it was trained on.
+
+        None, with a note, if that is not known or not there. Raises DataError if ``root`` is no dataset.
+        """
+        if root is not None:
+            return read_dataset(root)
+        defaults = "frames are made as v4d preprocess does by default, which may differ: name a dataset with --data"
+        if self.dataset is None or not self.dataset.exists():
+            why = f"{self.dataset}, which it was trained on, is gone" if self.dataset else "says nothing of a dataset"
+            console.print(f"note: {self.path}: {why}: {defaults}")
+            return None
+        dataset = read_dataset(self.dataset)
+        if dataset.fingerprint != self.fingerprint:
+            console.print(f"note: {self.dataset} has been made anew since {self.path} was trained on it")
         return dataset
 
     def _difference(self, dataset: Dataset) -> str:

@@ -48,6 +48,11 @@ def test_joined_pictures_are_those_of_the_packets(data, count):
             assert np.array_equal(joined[at * rows : at * rows + row.height], luma(picture))
 
 
+def join(monkeypatch, count):
+    """From here on so many pictures are joined, although batches are small."""
+    monkeypatch.setattr("pipelines.decoding.pictures_in_one", lambda *_: count)
+
+
 def crops(decoding, batch):
     feed = iter([decoding.inputs(batch)])
     graph = decoding.graph(lambda: next(feed))
@@ -61,7 +66,7 @@ def down_to_the_edge(row):
 
 
 @pytest.mark.parametrize("resize", [True, False])
-def test_batches_of_joined_pictures_equal_those_of_single_ones(data, resize):
+def test_batches_of_joined_pictures_equal_those_of_single_ones(data, resize, monkeypatch):
     """On a CPU, which smooths chroma over the edges of pictures too: equal are grey videos. (On a GPU all are.)"""
     take = Sampling(2, 8, 3, 48)
     side = min(min(row.width, row.height) for row in data.split("train"))
@@ -70,8 +75,6 @@ def test_batches_of_joined_pictures_equal_those_of_single_ones(data, resize):
     if not resize and data.size is None:
         pytest.skip("crops are cut without a filter where all videos are of one size")
     reader = PacketReader(MappedShards(data.root / "train"), "mjpeg")
-    size = tuple(max(getattr(row, name) for row in data.split("train")) for name in ("width", "height"))
-    padded = data.size is None or coded_rows(size[1]) != size[1]
     grey = data.classes.index("cells")
     plans = [samples.sample(Place(0, number, True)) for number in range(len(samples))]
     of_grey = [(plan, reader.read(reader.announce(plan.row, plan.frames))) for plan in plans if plan.label == grey]
@@ -82,9 +85,8 @@ def test_batches_of_joined_pictures_equal_those_of_single_ones(data, resize):
     for batch in (of_grey[:4], of_grey[1:]):
         made = {}
         for in_one in (1, 4, 16):
-            decoding = CropsInGraph(take, len(batch), samples.crops, resize, size, padded, CPU, 1, 1)
-            decoding._in_one = in_one
-            decoding._padded = padded
+            join(monkeypatch, in_one)
+            decoding = CropsInGraph(take, len(batch), samples.crops, resize, data.size, CPU, 1, 1)
             made[in_one] = crops(decoding, batch)
         assert len(made[1]) == samples.crops
         for in_one in (4, 16):
@@ -114,7 +116,7 @@ def test_pictures_with_other_heads_are_not_joined(data):
     assert not heads.head(packets.packets[1], row.width + 1, row.height)
 
 
-def test_a_batch_with_a_video_that_cannot_be_joined_is_decoded_picture_by_picture(data):
+def test_a_batch_with_a_video_that_cannot_be_joined_is_decoded_picture_by_picture(data, monkeypatch):
     take = Sampling(2, 8, 3, 32)
     samples = TrainSamples(data, "train", take, 4, 0, 0, 1)
     reader = PacketReader(MappedShards(data.root / "train"), "mjpeg")
@@ -122,8 +124,8 @@ def test_a_batch_with_a_video_that_cannot_be_joined_is_decoded_picture_by_pictur
     grey = [plan for plan in plans if plan.label == data.classes.index("cells")]
     batch = [(plan, reader.read(reader.announce(plan.row, plan.frames))) for plan in grey[:4]]
     sample, packets = batch[1]
-    decoding = CropsInGraph(take, len(batch), 1, True, (160, 128), True, CPU, 1, 1)
-    decoding._in_one, decoding._padded = 16, True
+    join(monkeypatch, 16)
+    decoding = CropsInGraph(take, len(batch), 1, True, data.size, CPU, 1, 1)
     (wanted,) = crops(decoding, batch)
     assert len(decoding.inputs(batch)[0]) == 4
     changed = [with_restarts(packets.packets[0], packets.head), *packets.packets[1:]]
@@ -135,16 +137,16 @@ def test_a_batch_with_a_video_that_cannot_be_joined_is_decoded_picture_by_pictur
 
 def test_how_many_are_joined():
     """They divide the frames of a video, are of no more than 4096 rows, and leave work for all engines of a GPU."""
-    assert pictures_in_one(64, 16, (320, 256)) == 16
-    assert pictures_in_one(64, 40, (320, 256)) == 10
-    assert pictures_in_one(16, 32, (320, 256)) == 16
-    assert pictures_in_one(4, 40, (320, 256)) == 5
-    assert pictures_in_one(2, 16, (320, 256)) == 1
-    assert pictures_in_one(64, 17, (320, 250)) == 1
-    assert pictures_in_one(64, 16, (1920, 1080)) == 2
-    assert pictures_in_one(64, 16, (8192, 8192)) == 1
+    assert pictures_in_one(64, 16, 320, 256) == 16
+    assert pictures_in_one(64, 40, 320, 256) == 10
+    assert pictures_in_one(16, 32, 320, 256) == 16
+    assert pictures_in_one(4, 40, 320, 256) == 5
+    assert pictures_in_one(2, 16, 320, 256) == 1
+    assert pictures_in_one(64, 17, 320, 250) == 1
+    assert pictures_in_one(64, 16, 1920, 1080) == 2
+    assert pictures_in_one(64, 16, 8192, 8192) == 1
     for videos in range(1, 80, 7):
         for frames in range(1, 130, 3):
-            k = pictures_in_one(videos, frames, (320, 200))
+            k = pictures_in_one(videos, frames, 320, 200)
             assert frames % k == 0
             assert k == 1 or (k * coded_rows(200) <= 4096 and videos * frames // k >= 32)

@@ -17,7 +17,6 @@ from preprocess.index import VERSION
 from v4d.evaluation.scores_file import SCORES, write_scores
 from v4d.evaluation.scoring import scored_batches
 from v4d.inference import Activation
-from v4d.models.folding import fold_norms
 from v4d.neighbourhoods import sections
 from v4d.trained import load_trained
 
@@ -70,9 +69,7 @@ def evaluate(
     recipe = trained.recipe
     sections(units_infer, recipe.data.units)
     dataset = trained.read_dataset(root, console)
-    model = fold_norms(trained.model).to(
-        device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
-    )  # type: ignore[call-overload]
+    model = trained.for_test(device)
     take = recipe.data.test_sampling(units_infer)
     loader = EvalLoader(dataset, split, take, global_batch=batch, device=device, max_bad=max_bad)
 

@@ -17,7 +17,8 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
-from v4d.checkpoint import STATE, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from tests.v4d.untrained import untrained_run
+from v4d.checkpoint import STATE, WEIGHTS, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluation.commands import _default_folder
 from v4d.evaluation.evaluate import evaluate
@@ -31,24 +32,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def run(dataset, recipe, tmp_path):
     """A run whose network was never trained, but has statistics of its own."""
-    torch.manual_seed(1)
-    model = V4D(recipe.model, len(dataset.classes))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.running_mean.uniform_(-0.1, 0.1)
-    torch.nn.init.normal_(model.classifier.weight)
-    checkpoint = Checkpoint(
-        step=3,
-        recipe=recipe,
-        classes=dataset.classes,
-        dataset=str(dataset.root),
-        fingerprint=dataset.fingerprint,
-        model=model.state_dict(),
-        optimizer={},
-        loader={},
-    )
-    save_checkpoint(tmp_path / "run", checkpoint)
-    return tmp_path / "run"
+    return untrained_run(tmp_path / "run", recipe, dataset)
 
 
 def evaluated(run, **changes):

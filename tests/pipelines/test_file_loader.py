@@ -1,0 +1,110 @@
+"""Videos straight from their files: the crops that a dataset made of them gives, byte for byte."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipelines import EvalLoader, Sampling
+from pipelines.file_loader import FileLoader, come_as_jpegs
+from preprocess.errors import DataError
+
+CPU = torch.device("cpu")
+TAKE = Sampling(units=3, frames=2, stride=4, crop=48, fit_stride=True, fit_to=2)
+OPTIONS = {
+    "jpeg": {"resize": "80x64"},
+    "square": {"resize": "64x64", "quality": 12},
+    "short_at_a_rate": {"resize": "short:48", "fps": 10.0},
+    "vp9": {"resize": "short:48", "codec": "vp9"},
+}
+
+
+def no_bad(path, why):
+    raise AssertionError(why)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("crops", [1, 3])
+def test_crops_are_those_of_the_dataset(name, crops, videos, preprocessed):
+    see_that_crops_are_equal(preprocessed(**OPTIONS[name]), videos, crops, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [{}, {"codec": "vp9", "gop": 8}, {"codec": "h264", "gop": 8}], ids=str)
+def test_so_they_are_on_a_gpu(options, videos, preprocessed):
+    see_that_crops_are_equal(preprocessed("160x128", **options), videos, 3, torch.device("cuda", 0))
+
+
+def see_that_crops_are_equal(dataset, videos, crops, device):
+    there = EvalLoader(dataset, "val", TAKE, global_batch=4, device=device, crops=crops)
+    files = [videos / row.source for row in there.index]
+    here = FileLoader(files, dataset, TAKE, device=device, crops=crops, on_bad=no_bad, threads=2)
+    assert here.crops == there.crops
+    batches = list(here)
+    assert [batch.keys for batch in batches] == [(str(path),) for path in files]
+    assert torch.cat([batch.rows_B for batch in batches]).tolist() == list(range(len(files)))
+    assert all(batch.labels_B.item() == -1 for batch in batches)
+    for place in range(there.crops):
+        wanted = torch.cat([batch.crops[place][batch.mask_B.repeat_interleave(3)] for batch in there])
+        found = torch.cat([batch.crops[place] for batch in batches])
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+        assert torch.equal(found, wanted)
+
+
+def test_a_sample_is_the_whole_video_whatever_the_network_was_trained_on(videos, dataset):
+    files = [videos / "val" / "cells" / "0.mkv"]
+    whole, of_segments = (
+        next(iter(FileLoader(files, dataset, take, device=CPU, on_bad=no_bad)))
+        for take in (TAKE, replace(TAKE, over="segment"))
+    )
+    assert torch.equal(whole.crops[0], of_segments.crops[0])
+
+
+def test_bad_files_are_told_in_order_and_the_others_go_on(videos, dataset, tmp_path):
+    good = sorted((videos / "val" / "cells").iterdir())
+    text, cut_short = tmp_path / "text.mp4", tmp_path / "short.mkv"
+    text.write_text("no video")
+    cut_short.write_bytes(good[0].read_bytes()[:2000])
+    files = [text, good[0], tmp_path / "gone.mp4", cut_short, good[1], tmp_path]
+    told = []
+    loader = FileLoader(files, dataset, TAKE, device=CPU, on_bad=lambda path, why: told.append((path, str(why))))
+    assert [batch.keys[0] for batch in loader] == [str(good[0]), str(good[1])]
+    assert [path for path, _ in told] == [text, tmp_path / "gone.mp4", cut_short, tmp_path]
+    assert all(said.startswith(f"{path}: ") and "\n" not in said for path, said in told)
+    assert list(FileLoader([], dataset, TAKE, device=CPU, on_bad=no_bad)) == []
+
+
+def test_h264_comes_as_jpegs_where_it_cannot_be_decoded(videos, preprocessed, dataset):
+    """At the best quality, so nearer to the source than those of the dataset of 80×64, and near to these."""
+    of_h264 = preprocessed("80x64", codec="h264")
+    files = [videos / "val" / "cells" / "0.mkv"]
+    here = FileLoader(files, of_h264, TAKE, device=CPU, on_bad=no_bad)
+    there = FileLoader(files, dataset, TAKE, device=CPU, on_bad=no_bad)
+    assert come_as_jpegs(of_h264, CPU) and not come_as_jpegs(dataset, CPU)
+    (best,), (jpeg,) = here, there
+    difference = (best.crops[0].float() - jpeg.crops[0].float()).abs().mean()
+    assert 0 < difference < 6
+
+
+def test_it_ends_when_nobody_wants_more(videos, dataset):
+    """Files are read ahead; what reads them ends with the loader, and a loader can be gone through again."""
+    files = [videos / "val" / "cells" / "4.mkv"] * 20
+    loader = FileLoader(files, dataset, TAKE, device=CPU, on_bad=no_bad, threads=2)
+    for _ in range(2):
+        batches = iter(loader)
+        next(batches)
+        batches.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("files", "crops"))]
+
+
+def test_an_error_of_the_machine_ends_it(videos, dataset, monkeypatch):
+    """It is none of the file's: ffmpeg that somebody kills, as a machine without memory does."""
+    monkeypatch.setattr("preprocess.encode._MOST_MEMORY", 1 << 20)
+    monkeypatch.setattr("preprocess.encode._check_exit", killed)
+    with pytest.raises(DataError, match="ffmpeg was killed"):
+        list(FileLoader([videos / "val" / "cells" / "0.mkv"], dataset, TAKE, device=CPU, on_bad=no_bad))
+
+
+def killed(source, output):
+    raise DataError(f"ffmpeg was killed while it read {source}")

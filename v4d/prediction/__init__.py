@@ -1,0 +1,1 @@
+"""Prediction: what a trained network makes of single video files, and where it looks."""
