@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from torchmetrics.classification import MulticlassAccuracy
 
 from pipelines import MAX_BAD, EvalLoader
 from preprocess.durable_files import replace_atomically
 from preprocess.index import VERSION
-from v4d.evaluation.scores_file import SCORES, write_scores
+from v4d.evaluation.measures import Measures, measures_of
+from v4d.evaluation.scores_file import SCORES, read_scores, write_scores
 from v4d.evaluation.scoring import scored_batches
 from v4d.inference import Activation
 from v4d.models.folding import fold_norms
 from v4d.neighbourhoods import sections
 from v4d.trained import load_trained
 
+ACCURACY = "accuracy.json"
+
 
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy over the labelled videos of a split, 0 to 1. ``top_k`` is 5, or the number of classes if less.
 
-    ``left_out`` videos could not be loaded, and are not among them.
+    ``left_out`` videos could not be loaded, and are not among them. ``measures`` is all that was measured.
     """
 
     videos: int
@@ -35,6 +38,7 @@ class Accuracy:
     top5: float
     top_k: int
     left_out: int = 0
+    measures: Measures | None = field(default=None, repr=False, compare=False)
 
     @property
     def chance(self) -> float:
@@ -77,28 +81,14 @@ def evaluate(
     loader = EvalLoader(dataset, split, take, global_batch=batch, device=device, max_bad=max_bad)
 
     out.mkdir(parents=True, exist_ok=True)
-    top_k = min(5, model.num_classes)
-    top1 = MulticlassAccuracy(model.num_classes, average="micro", ignore_index=-1)
-    top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
     keys, labels, averages = [], [], []
     batches = scored_batches(model, loader, recipe, units_infer, scores)
     for taken, scores_BK in track(batches, "videos", len(loader), console=console, transient=True):
-        scores_BK = scores_BK.cpu()
-        top1.update(scores_BK, taken.labels_B)
-        top5.update(scores_BK, taken.labels_B)
-        for row, label, values in zip(taken.rows_B.tolist(), taken.labels_B.tolist(), scores_BK.numpy(), strict=True):
-            if row >= 0:
-                keys.append(loader.index[row].key)
-                labels.append(label)
+        for key, of_video, values in zip(taken.keys, taken.all_labels, scores_BK.cpu().numpy(), strict=True):
+            if key:
+                keys.append(key)
+                labels.append(of_video)
                 averages.append(values)
-    accuracy = Accuracy(
-        videos=sum(label >= 0 for label in labels),
-        classes=model.num_classes,
-        top1=top1.compute().item(),
-        top5=top5.compute().item(),
-        top_k=top_k,
-        left_out=loader.bad.in_epoch,
-    )
     about = {
         "v4d": VERSION,
         **trained.about,
@@ -106,9 +96,34 @@ def evaluate(
         "split": split,
         "u_infer": units_infer,
         "scores": scores or recipe.train.loss,
+        "loss": recipe.train.loss,
         "crops": loader.crops,
+        "class_names": dataset.classes,
     }
     write_scores(out / SCORES, keys, labels, averages, about)
-    with replace_atomically(out / "accuracy.json") as temporary:
-        temporary.write_text(json.dumps({**asdict(accuracy), "chance": accuracy.chance, **about}, indent=2) + "\n")
+    measures = measures_of(read_scores(out / SCORES))
+    accuracy = Accuracy(
+        videos=measures.videos,
+        classes=model.num_classes,
+        top1=measures.figures["top1"].value,
+        top5=measures.figures["top5"].value,
+        top_k=measures.top_k,
+        left_out=loader.bad.in_epoch,
+        measures=measures,
+    )
+    measured = {name: getattr(accuracy, name) for name in ("videos", "classes", "top_k", "left_out", "chance")}
+    with replace_atomically(out / ACCURACY) as temporary:
+        temporary.write_text(_as_text({**measured, **measures.as_document(dataset.classes), **about}))
     return accuracy
+
+
+def _as_text(document: dict[str, Any]) -> str:
+    """JSON with a line for each key, and for each row of a list."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, dict)):
+            said = "[\n" + ",\n".join(f"    {json.dumps(row)}" for row in value) + "\n  ]"
+        else:
+            said = json.dumps(value)
+        lines.append(f"  {json.dumps(key)}: {said}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
