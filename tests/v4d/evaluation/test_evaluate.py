@@ -17,43 +17,23 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
-from v4d.checkpoint import STATE, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from v4d.checkpoint import STATE, WEIGHTS, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluation.commands import _default_folder
-from v4d.evaluation.evaluate import evaluate
+from v4d.evaluation.evaluate import Request, evaluate
+from v4d.evaluation.protocols import Protocol
 from v4d.inference import Activation, video_scores
+from v4d.launch import Place
 from v4d.models.network import V4D
 from v4d.weights.weights_file import save_weights
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def run(dataset, recipe, tmp_path):
-    """A run whose network was never trained, but has statistics of its own."""
-    torch.manual_seed(1)
-    model = V4D(recipe.model, len(dataset.classes))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.running_mean.uniform_(-0.1, 0.1)
-    torch.nn.init.normal_(model.classifier.weight)
-    checkpoint = Checkpoint(
-        step=3,
-        recipe=recipe,
-        classes=dataset.classes,
-        dataset=str(dataset.root),
-        fingerprint=dataset.fingerprint,
-        model=model.state_dict(),
-        optimizer={},
-        loader={},
-    )
-    save_checkpoint(tmp_path / "run", checkpoint)
-    return tmp_path / "run"
-
-
 def evaluated(run, **changes):
-    options = {"units_infer": 5, "device": CPU, "root": None, "split": "val", "batch": 5, "out": run / "out"}
-    return evaluate(run, **{**options, **changes}, console=Console(quiet=True))
+    units = changes.pop("units_infer", 5)
+    request = Request(run, **{"out": run / "out", "protocol": Protocol(units_infer=units), "batch": 5, **changes})
+    return evaluate(request, Place(CPU), Console(quiet=True))
 
 
 def test_accuracy_and_scores_are_what_the_network_says(dataset, run):
@@ -170,8 +150,8 @@ def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):
     def of(classes, names):
         save_weights(path, V4D(recipe.model, classes), names, recipe.data)
         said = io.StringIO()
-        options = {"units_infer": 4, "device": CPU, "root": dataset.root, "split": "val", "batch": 12, "out": out}
-        evaluate(path, **options, console=Console(file=said, width=500))
+        request = Request(path, out, Protocol(units_infer=4), dataset.root, batch=12)
+        evaluate(request, Place(CPU), Console(file=said, width=500))
         return said.getvalue()
 
     names = dataset.classes
@@ -187,7 +167,7 @@ def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 7, 12])
 def test_the_batch_does_not_change_the_accuracy(run, batch):
-    assert evaluated(run, batch=batch) == evaluated(run)
+    assert evaluated(run, batch=batch, out=run / "other") == evaluated(run)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
