@@ -17,11 +17,14 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
+from tests.v4d.evaluation.untrained import save_untrained
 from v4d.checkpoint import STATE, WEIGHTS, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluation.commands import _default_folder
 from v4d.evaluation.evaluate import Request, evaluate
+from v4d.evaluation.measures import measures_of
 from v4d.evaluation.protocols import Protocol
+from v4d.evaluation.scores_file import read_scores as scores_of
 from v4d.inference import Activation, video_scores
 from v4d.launch import Place
 from v4d.models.network import V4D
@@ -229,3 +232,46 @@ def test_another_datasets_classes_are_refused(dataset, run, tmp_path):
 def test_too_few_units_are_refused(run):
     with pytest.raises(UsageError, match="--u-infer 3 is below the 4"):
         evaluated(run, units_infer=3)
+
+
+def test_every_measure_is_shown_and_kept(run):
+    said = command("eval", run, "--u-infer", "5", "--gpus", "0", "--protocol", "tsn", "--crops", "1", "--classes")
+    out = run / "eval-val-tsn-u5-crops1"
+    document = json.loads((out / "accuracy.json").read_text())
+    measures = measures_of(scores_of(out))
+    for name, title in (("top1", "top-1"), ("top5", "top-5"), ("mean_class_accuracy", "mean class accuracy"),
+                        ("calibration_error", "calibration error")):  # fmt: skip
+        figure = measures.figures[name]
+        assert document[name] == figure.value
+        assert document["intervals"][name] == [figure.low, figure.high]
+        (line,) = [line for line in said.splitlines() if f" {title} " in line and "┃" not in line]
+        assert f"{figure.value:.1%}" in line
+    names = load_checkpoint(run).classes
+    assert [of["class"] for of in document["per_class"]] == list(names)
+    assert [of["videos"] for of in document["per_class"]] == [2] * 6
+    assert [sum(row) for row in document["confusion"]] == [2] * 6
+    assert all(any(name in line for line in said.splitlines()) for name in names)
+    assert document["class_names"] == list(names)
+    assert (document["protocol"], document["u_infer"], document["crops"]) == ("tsn", 5, 1)
+
+
+def test_orders_have_folders_of_their_own(run):
+    options = ["--u-infer", "4", "--gpus", "0", "--crops", "1"]
+    for more, name, about in (
+        (["--reverse", "units"], "eval-val-u4-crops1-reverse-units", {"reverse": "units", "shuffle": None}),
+        (["--shuffle", "units", "--shuffle-seed", "2"], "eval-val-u4-crops1-shuffle-units-2", {"shuffle_seed": 2}),
+    ):
+        assert f"scores: {run / name / 'scores.arrow'}" in command("eval", run, *options, *more)
+        assert about.items() <= scores_of(run / name).about.items()
+    said = command("eval", run, *options, "--reverse", "both", "--shuffle", "units", code=2)
+    assert said.splitlines()[-1].startswith("v4d: --shuffle units leaves nothing of --reverse both")
+
+
+def test_a_recipe_of_several_labels_is_measured_so(dataset, recipe, tmp_path):
+    several = recipe.model_copy(update={"train": recipe.train.model_copy(update={"loss": "sigmoid"})})
+    save_untrained(tmp_path / "run", dataset, several)
+    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1")
+    assert "top-1" in said and "top-5" in said and "mean class accuracy" not in said
+    document = json.loads((tmp_path / "run" / "eval-val-u4-crops1" / "accuracy.json").read_text())
+    assert document["scores"] == document["loss"] == "sigmoid"
+    assert "confusion" not in document

@@ -17,19 +17,21 @@ from rich.console import Console
 
 from cli import main
 from preprocess.errors import DataError
-from preprocess.index import read_dataset
 from tests.pipelines.broken import copied, place_of
 from tests.preprocess.damage import flip
+from tests.v4d.conftest import TINY
+from tests.v4d.evaluation.untrained import save_untrained
 from v4d.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from v4d.evaluation.evaluate import ACCURACY, Request, evaluate
 from v4d.evaluation.parts import Parts
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import SCORES, read_scores
 from v4d.launch import Place
+from v4d.recipes.files import load_recipe
 
-# Slow enough to be stopped on the way: 5 crops, mirrored too, and every combination of 16 units.
-PROTOCOL = Protocol(units_infer=16, crops=10)
-OPTIONS = ["--u-infer", "16", "--crops", "10", "--split", "train", "--batch", "2", "--gpus", "0"]
+# Slow enough to be stopped on the way: 5 crops, mirrored too, and every combination of 12 units.
+PROTOCOL = Protocol(units_infer=12, crops=10)
+OPTIONS = ["--u-infer", "12", "--crops", "10", "--split", "train", "--batch", "2", "--gpus", "0"]
 
 
 def evaluated(run, out, **changes):
@@ -53,37 +55,42 @@ def signalled(process, out, number):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=250)
     return process.returncode, output + errors
 
 
-def test_killed_it_goes_on(run, tmp_path):
-    expected, _ = evaluated(run, tmp_path / "whole")
-    code, _ = signalled(started(run, tmp_path / "out"), tmp_path / "out", signal.SIGKILL)
+@pytest.fixture(scope="module")
+def slow_run(dataset, tmp_path_factory):
+    """A run, and the dump of a whole evaluation of it."""
+    folder = tmp_path_factory.mktemp("slow")
+    save_untrained(folder / "run", dataset, load_recipe("demo", TINY))
+    return folder / "run", evaluated(folder / "run", folder / "whole")[0]
+
+
+def test_killed_it_goes_on_with_two_processes(slow_run, tmp_path):
+    (run, expected), out = slow_run, tmp_path / "out"
+    code, _ = signalled(started(run, out), out, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert not (tmp_path / "out" / SCORES).exists()
-    found, said = evaluated(run, tmp_path / "out")
-    assert int(re.search(r"going on: (\d+) of 12 parts are there", said)[1]) in range(2, 12)
-    assert found == expected
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ACCURACY, SCORES]
+    assert not (out / SCORES).exists()
+    process = started(run, out, "--procs", "2")
+    output, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors
+    assert int(re.search(r"going on: (\d+) of 12 parts are there", output)[1]) in range(2, 12)
+    assert "evaluated 24 videos in" in output
+    assert (out / SCORES).read_bytes() == expected
+    assert sorted(path.name for path in out.iterdir()) == [ACCURACY, SCORES]
+    assert json.loads((out / ACCURACY).read_text())["videos"] == 24
 
 
-def test_two_processes_stop_and_go_on(run, tmp_path):
-    expected, _ = evaluated(run, tmp_path / "whole")
-    out = tmp_path / "out"
+def test_two_processes_stop_and_one_goes_on(slow_run, tmp_path):
+    (run, expected), out = slow_run, tmp_path / "out"
     code, said = signalled(started(run, out, "--procs", "2"), out, signal.SIGTERM)
     assert code == 130, said
     assert "v4d: stopped: the same command goes on from there" in said
     assert "Traceback" not in said
-    process = started(run, out, "--procs", "2")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert re.search(r"going on: \d+ of 12 parts are there", output)
-    assert "evaluated 24 videos in" in output
-    assert (out / SCORES).read_bytes() == expected
-    assert sorted(path.name for path in out.iterdir()) == [ACCURACY, SCORES]
-    accuracy = json.loads((out / ACCURACY).read_text())
-    assert accuracy == json.loads((tmp_path / "whole" / ACCURACY).read_text())
+    found, said = evaluated(run, out)
+    assert int(re.search(r"going on: (\d+) of 12 parts are there", said)[1]) in range(2, 12)
+    assert found == expected
 
 
 def test_what_is_finished_is_not_done_again_unless_asked(run, tmp_path):
@@ -115,17 +122,18 @@ def test_an_accuracy_that_is_gone_is_made_of_the_scores(run, tmp_path):
 
 def test_parts_that_lack_a_video_are_made_again(dataset, run, tmp_path):
     data = copied(dataset, tmp_path / "data")
-    expected, _ = evaluated(run, tmp_path / "whole", root=data.root)
+    quick = {"protocol": Protocol(units_infer=4, crops=1), "root": data.root}
+    expected, _ = evaluated(run, tmp_path / "whole", **quick)
     offsets = [place_of(data, "train", 9, frame)[:2] for frame in range(data.split("train")[9].frames)]
     for shard, begin in offsets:
         flip(shard, begin + 9, 2)
     with pytest.raises(DataError, match="1 of 24 videos cannot be loaded"):
-        evaluated(run, tmp_path / "out", root=data.root)
+        evaluated(run, tmp_path / "out", **quick)
     assert list((tmp_path / "out").glob("parts-*/part-*.arrow"))
     assert not (tmp_path / "out" / SCORES).exists()
     for shard, begin in offsets:
         flip(shard, begin + 9, 2)
-    found, said = evaluated(run, tmp_path / "out", root=read_dataset(data.root).root)
+    found, said = evaluated(run, tmp_path / "out", **quick)
     assert "going on" in said
     assert found == expected
 
