@@ -18,7 +18,7 @@ from pipelines.decoding import Loaded, decoding_of, needs_resize
 from pipelines.graph import GraphInput, dali_reason
 from pipelines.loader import decode_threads
 from pipelines.packets import PacketReader, needed_packets
-from pipelines.samples import Place, Sample, Sampling, centred_frames, crop_places, placed_crops
+from pipelines.samples import Place, Sample, Sampling, centred_crops, centred_frames, crop_count
 from preprocess.errors import DataError
 from preprocess.index import Dataset, packet_offsets
 from preprocess.single_files import SingleFile, SingleFileReader, UnreadableFile
@@ -54,14 +54,9 @@ class FileLoader:
         options = dataset.options if dataset else None
         self._reader = SingleFileReader(options, as_jpegs=come_as_jpegs(dataset, device))
         self._files, self._sampling, self._device, self._on_bad = files, sampling, device, on_bad
-        self._places = crop_places(crops, self._reader.size)
+        self.crops = crop_count(crops, self._reader.size)
         self._threads = threads or decode_threads()
         self._stopped = threading.Event()
-
-    @property
-    def crops(self) -> int:
-        """How many crops of each video a batch holds."""
-        return len(self._places)
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError where DALI cannot decode what ffmpeg made; and what else SingleFileReader.read raises."""
@@ -126,7 +121,7 @@ class FileLoader:
 
         video = self._reader.read(path, wanted, self._stopped.is_set)
         row = video.row
-        crops = placed_crops(row.width, row.height, self._places)
+        crops = centred_crops(row.width, row.height, self.crops)
         sample = Sample(Place(0, number, True), row, number, (), centred_frames(row.frames, self._sampling), crops)
         packets = PacketReader(_InMemory(video, self._reader.codec), self._reader.codec)
         return sample, packets.read(packets.announce(row, sample.frames))

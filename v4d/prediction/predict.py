@@ -16,8 +16,8 @@ import torch
 from pipelines.file_loader import FileLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
+from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scoring import scored_batches
-from v4d.neighbourhoods import sections
 from v4d.trained import Trained
 
 # What counts as a video in a folder; a file that is named is taken whatever its name.
@@ -57,10 +57,10 @@ def predictions(
     Raises UsageError for too few units, and what ``FileLoader`` raises.
     """
     recipe = trained.recipe
-    sections(units_infer, recipe.data.units)
-    take = recipe.data.test_sampling(units_infer)
-    loader = FileLoader(files, dataset, take, device=device, on_bad=on_bad)
-    for batch, scores_BK in scored_batches(trained.for_test(device), loader, recipe, units_infer):
+    protocol = Protocol(units_infer=units_infer)
+    protocol.check(recipe.data)
+    loader = FileLoader(files, dataset, protocol.sampling(recipe.data), device=device, on_bad=on_bad)
+    for batch, scores_BK in scored_batches(trained.for_test(device), loader, recipe, protocol):
         (row,) = batch.rows_B.tolist()
         yield Prediction(files[row], scores_BK[0].cpu().numpy())
 
