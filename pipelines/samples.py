@@ -181,6 +181,13 @@ class TrainSamples:
         return Sample(place, row, part.row_number, labels, frames.ravel(), (crop,))
 
 
+def crop_places(dataset: Dataset, crops: Literal[1, 3]) -> range:
+    """Which of the three crops are taken in test: all, or the one in the middle."""
+    # Of square frames the three crops are one and the same.
+    is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
+    return range(3) if crops == 3 and not is_square else range(1, 2)
+
+
 class EvalSamples:
     """Each sample of a split once, in the order of the index; see EvalLoader."""
 
@@ -202,9 +209,7 @@ class EvalSamples:
         self._taken = _Taken(self.index, sampling)
         self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
-        # Of square frames the three crops are one and the same.
-        is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
-        self._places = range(3) if crops == 3 and not is_square else range(1, 2)
+        self._places = crop_places(dataset, crops)
         self.crops = len(self._places)
 
     def __len__(self) -> int:

@@ -58,7 +58,7 @@ def read_segments(index: Index) -> Segments:
     Only the columns that are needed are read, none as Python objects.
     """
     table = _columns(index.path, _COLUMNS)
-    frames, start, end = (table[name].to_numpy() for name in ("frames", "start", "end"))
+    frames, start = (table[name].to_numpy() for name in ("frames", "start"))
     segments = table["segments"].combine_chunks()
     lengths = pc.list_value_length(segments).to_numpy()
     labels, begins, ends = (values.to_numpy() for values in segments.flatten().flatten())

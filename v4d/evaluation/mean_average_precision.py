@@ -69,9 +69,7 @@ class Ranking:
         times_VR = np.ascontiguousarray(times_RV.T, dtype=np.int32)
         videos_RK = times_RV @ self._labels_VK
         area_RK = np.stack([_area(times_VR, *of_class) for of_class in self._classes], axis=1)
-        average_RK: np.ndarray = np.divide(
-            area_RK, videos_RK, out=np.full(area_RK.shape, np.nan), where=videos_RK > 0
-        )
+        average_RK: np.ndarray = np.divide(area_RK, videos_RK, out=np.full(area_RK.shape, np.nan), where=videos_RK > 0)
         return average_RK
 
     def means(self, times_RV: np.ndarray) -> np.ndarray:
