@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipelines.bad_videos import BadVideos
-from pipelines.crops import three_crops
 from pipelines.order import rank_slice, stand_in, steps_per_epoch
-from pipelines.samples import Place, Sample, Sampling, crop_places
+from pipelines.samples import Place, Sample, Sampling, crop_count, crops_in_test
 from pipelines.sampling import centred_units
 from pipelines.segments import read_durations
 from preprocess.errors import DataError
@@ -49,7 +48,7 @@ class ChunkSamples:
         units_per_second: float,
         least_units: int,
         batch: int,
-        crops: Literal[1, 3],
+        crops: Literal[1, 3, 5],
         rows: np.ndarray | None,
     ) -> None:
         """Plan the videos in these ``rows`` (int64) of the index, by default all.
@@ -67,8 +66,7 @@ class ChunkSamples:
         self._chunks_V = -(-self._units_V // sampling.units)
         self._ends_V = np.cumsum(self._chunks_V)
         self._sampling, self._batch = sampling, batch
-        self._places = crop_places(dataset, crops)
-        self.crops = len(self._places)
+        self.crops = crop_count(dataset, crops)
         self.videos = len(self._rows_V)
         self.steps_per_epoch = steps_per_epoch(len(self), batch)
 
@@ -101,9 +99,7 @@ class ChunkSamples:
         row = self.index[chunk.row_number]
         which = np.minimum(np.arange(take.units), chunk.length - 1) + chunk.first
         frames = centred_units(row.frames, chunk.units, take.frames, take.stride_for(row.frames), which)
-        squares = three_crops(row.width, row.height)
-        crops = tuple(squares[i] for i in self._places)
-        return Sample(place, row, chunk.row_number, row.labels, frames.ravel(), crops)
+        return Sample(place, row, chunk.row_number, row.labels, frames.ravel(), crops_in_test(row, self.crops))
 
 
 class BadVideosOfChunks(BadVideos):
