@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from pipelines.bad_videos import BadVideos
@@ -192,24 +191,20 @@ class UntrimmedLoader:
         least_units: int,
         batch: int,
         device: torch.device,
-        crops: Literal[1, 3] = 3,
-        rows: np.ndarray | None = None,
-        ranks: int = 1,
+        crops: Literal[1, 3, 5] = 3,
         threads: int | None = None,
         max_bad: float = MAX_BAD,
         store: ShardStore | None = None,
     ) -> None:
-        """Open a split; see TrainLoader. ``rows`` (int64) are the videos to take, by default all.
+        """Open a split; see EvalLoader.
 
         A video of which a chunk cannot be loaded is bad, and counts once. Raises DataError if the split is missing or
         empty, UsageError if the device does not decode its codec.
         """
-        self._samples = ChunkSamples(dataset, split, sampling, units_per_second, least_units, batch, crops, rows)
+        self._samples = ChunkSamples(dataset, split, sampling, units_per_second, least_units, batch, crops)
         self.index = self._samples.index
-        self.bad = BadVideosOfChunks(
-            max_bad, self._samples.videos, ranks, lambda number: self._samples.chunk(number).row_number
-        )
-        resize = dataset.size is None or min(dataset.size) != sampling.crop
+        self.bad = BadVideosOfChunks(max_bad, len(self.index), lambda number: self._samples.chunk(number).row_number)
+        resize = crops == 5 or dataset.size is None or min(dataset.size) != sampling.crop
         self._stream = _stream(self._samples, dataset, split, sampling, batch, self.bad, resize, device, threads, store)
 
     @property
@@ -218,23 +213,26 @@ class UntrimmedLoader:
         return self._samples.crops
 
     @property
-    def videos(self) -> int:
-        """How many videos there are."""
-        return self._samples.videos
+    def samples(self) -> int:
+        """How many videos the split has."""
+        return len(self.index)
 
     @property
     def memory_bound(self) -> int:
         """See TrainLoader."""
         return self._stream.memory_bound
 
-    def __len__(self) -> int:
-        return self._samples.steps_per_epoch
-
     def __iter__(self) -> Iterator[tuple[Batch, list[UnitChunk]]]:
-        """Batches, each with its chunks, in the order of its rows; the last rows of the last batch may be of none.
+        return self.at(range(len(self.index)))
 
-        Rows of ``rows_B`` = -1 that have a chunk are of a bad video.
+    def at(self, rows: Sequence[int]) -> Iterator[tuple[Batch, list[UnitChunk]]]:
+        """The videos in some rows of the index, in this order: batches, each with the chunks of its places.
+
+        The last places of the last batch may be of none. A place that has a chunk and -1 in ``rows_B`` is of a bad
+        video.
         """
+        self._samples.take(rows)
+        # Each time through is a count of its own.
         self.bad.restart()
         for batch, places in zip(self._stream.run(0), self._samples.batches(0), strict=True):
             yield batch, [self._samples.chunk(place.number) for place in places if place.valid]

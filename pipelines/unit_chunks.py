@@ -1,8 +1,11 @@
-"""All of a long video: action units at an even rate from its start to its end, in chunks that fit into memory."""
+"""All of a long video: action units at an even rate from its start to its end, in chunks that fit into memory.
+
+Shape suffixes: V videos of the index.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,17 +52,12 @@ class ChunkSamples:
         least_units: int,
         batch: int,
         crops: Literal[1, 3, 5],
-        rows: np.ndarray | None,
     ) -> None:
-        """Plan the videos in these ``rows`` (int64) of the index, by default all.
-
-        Raises DataError if the split is missing or empty.
-        """
+        """Open a split, and plan all of its videos. Raises DataError if it is missing or empty."""
         self.index = dataset.split(split)
         if not len(self.index):
             raise DataError(f"the split '{split}' of {dataset.root} holds no video")
-        self._rows_V = np.arange(len(self.index)) if rows is None else rows
-        frames_V, seconds_V = (about[self._rows_V] for about in read_durations(self.index))
+        frames_V, seconds_V = read_durations(self.index)
         seconds_V = np.where(np.isnan(seconds_V), frames_V / _FRAMES_PER_SECOND, seconds_V)
         wanted_V = np.minimum(np.floor(seconds_V * units_per_second + 0.5), frames_V)
         self._units_V = np.maximum(wanted_V, least_units).astype(np.int64)
@@ -67,26 +65,32 @@ class ChunkSamples:
         self._ends_V = np.cumsum(self._chunks_V)
         self._sampling, self._batch = sampling, batch
         self.crops = crop_count(dataset, crops)
-        self.videos = len(self._rows_V)
-        self.steps_per_epoch = steps_per_epoch(len(self), batch)
+        self.take(range(len(self.index)))
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Let the videos in these rows of the index come alone, in this order."""
+        ends_of = self._ends_V[np.array(rows, np.int64)].tolist()
+        chunks_of = self._chunks_V[np.array(rows, np.int64)].tolist()
+        ranges = [np.arange(end - chunks, end) for end, chunks in zip(ends_of, chunks_of, strict=True)]
+        self._order = np.concatenate([*ranges, np.zeros(0, np.int64)])
+        self.steps_per_epoch = steps_per_epoch(len(self._order), self._batch)
 
     def __len__(self) -> int:
-        """How many chunks there are."""
-        return int(self._ends_V[-1]) if self.videos else 0
+        """How many chunks the split has."""
+        return int(self._ends_V[-1])
 
     def chunk(self, number: int) -> UnitChunk:
         """What the sample of a number is."""
-        video = int(np.searchsorted(self._ends_V, number, side="right"))
-        chunks, units = int(self._chunks_V[video]), int(self._units_V[video])
-        at = number - (int(self._ends_V[video]) - chunks)
+        row_number = int(np.searchsorted(self._ends_V, number, side="right"))
+        units, chunks = int(self._units_V[row_number]), int(self._chunks_V[row_number])
+        at = number - (int(self._ends_V[row_number]) - chunks)
         first, beyond = at * units // chunks, (at + 1) * units // chunks
-        return UnitChunk(int(self._rows_V[video]), first, beyond - first, units)
+        return UnitChunk(row_number, first, beyond - first, units)
 
     def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
-        order = np.arange(len(self))
         for step in range(first_step, self.steps_per_epoch):
-            numbers, valid = rank_slice(order, step, self._batch, 0, 1)
+            numbers, valid = rank_slice(self._order, step, self._batch, 0, 1)
             yield [Place(0, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
 
     def instead_of(self, place: Place) -> Place:
@@ -105,9 +109,9 @@ class ChunkSamples:
 class BadVideosOfChunks(BadVideos):
     """Counts videos where the samples are chunks of them: one with a bad chunk or more counts once."""
 
-    def __init__(self, limit: float, videos: int, ranks: int, video_of: Callable[[int], int]) -> None:
+    def __init__(self, limit: float, videos: int, video_of: Callable[[int], int]) -> None:
         """``video_of`` gives the video of a chunk by their numbers. Raises ValueError if ``limit`` is no share."""
-        super().__init__(limit, videos, ranks)
+        super().__init__(limit, videos)
         self._video_of = video_of
 
     def add(self, number: int, key: str, why: Exception) -> None:

@@ -9,84 +9,124 @@ Shape suffixes: N units, M snippets, K classes, C channels, T frames of a unit, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import Sampling, UntrimmedLoader
-from v4d.config import DataConfig, Recipe
+from pipelines import Batch, UnitChunk
+from v4d.config import Recipe
+from v4d.evaluation.scoring import turned_back
+from v4d.evaluation.window_integration import integrated
 from v4d.inference import Activation, window_scores
 from v4d.models.network import V4D
 from v4d.precision import autocast
 
-# Of a video at a time; as much as 8 units take is what Algorithm 1 has of each video.
-CHUNK_UNITS = 8
-
 
 class SnippetScores(NamedTuple):
-    """What the network says of the snippets of the video in row ``row_number``, (M, K) float32, in their order."""
+    """What the network says of the snippets of a video, (M, K) float32, in their order.
 
-    row_number: int
+    ``key`` is empty, as in a batch, and there are no snippets, of a video that cannot be loaded.
+    """
+
     key: str
     labels: tuple[int, ...]
     scores_MK: np.ndarray
 
 
-def chunk_sampling(data: DataConfig) -> Sampling:
-    """What is taken at a time of an untrimmed video: whole videos, whatever a sample was in training."""
-    return replace(data.test_sampling(data.units), units=CHUNK_UNITS, over="video")
-
-
-@dataclass(eq=False)
-class _Video:
-    """What is known of the video that is being scored: of each crop the features of the last units."""
-
-    held: dict[int, Tensor] = field(default_factory=dict)
-    scores: list[Tensor] = field(default_factory=list)
-    is_bad: bool = False
-
-
 def snippet_scores(
-    model: V4D, loader: UntrimmedLoader, recipe: Recipe, scores: Activation | None = None
+    model: V4D,
+    batches: Iterable[tuple[Batch, list[UnitChunk]]],
+    recipe: Recipe,
+    scores: Activation | None = None,
+    mirrors: bool = False,
+    flip: Mapping[int, int] | None = None,
 ) -> Iterator[SnippetScores]:
-    """Each video of ``loader`` with its snippets' ``scores``, averaged over the crops.
+    """Each video of some batches of an UntrimmedLoader with its snippets' ``scores``, averaged over the crops.
 
-    They are those of the recipe's loss, if no others are asked for. Videos that cannot be loaded are left out. Puts the
-    model in eval mode.
+    They are those of the recipe's loss, if no others are asked for. ``mirrors`` and ``flip`` as in ``scored_batches``.
+    Puts the model in eval mode.
     """
     model.eval()
-    video = _Video()
-    for batch, chunks in loader:
+    scorer = _Scorer(model, recipe, scores or recipe.train.loss, mirrors, flip)
+    is_bad = False
+    for batch, chunks in batches:
         in_a_row = len(batch.crops[0]) // len(batch.rows_B)
         for place, chunk in enumerate(chunks):
             if chunk.first == 0:
-                video = _Video()
-            video.is_bad |= batch.rows_B[place].item() < 0
-            if video.is_bad:
-                continue
-            units = slice(place * in_a_row, place * in_a_row + chunk.length)
-            _go_on(video, model, [crop[units] for crop in batch.crops], recipe, scores or recipe.train.loss)
+                scorer.begin()
+                is_bad = False
+            is_bad |= batch.rows_B[place].item() < 0
+            if not is_bad:
+                units = slice(place * in_a_row, place * in_a_row + chunk.length)
+                scorer.go_on([crop[units] for crop in batch.crops])
+            else:
+                scorer.begin()
             if chunk.is_last:
-                scores_MK = torch.cat(video.scores).cpu().numpy()
-                yield SnippetScores(chunk.row_number, batch.keys[place], batch.all_labels[place], scores_MK)
+                key, labels = ("", ()) if is_bad else (batch.keys[place], batch.all_labels[place])
+                yield SnippetScores(key, labels, scorer.end())
 
 
-def _go_on(video: _Video, model: V4D, crops: list[Tensor], recipe: Recipe, scores: Activation) -> None:
-    """Score the snippets that end in the next units of a video, of which ``crops`` are (N, C, T, H, W) each."""
-    units = recipe.data.units
-    of_crops = []
-    for number, crop_NCTHW in enumerate(crops):
-        x_NCTHW = crop_NCTHW if recipe.train.channels_last else crop_NCTHW.contiguous()
-        with torch.no_grad(), autocast(recipe.train.precision, x_NCTHW.device):
-            below_NCTHW = model.forward_below(x_NCTHW)
-            if number in video.held:
-                below_NCTHW = torch.cat([video.held[number], below_NCTHW])
-            if len(below_NCTHW) >= units:
-                of_crops.append(window_scores(model, below_NCTHW, units, activation=scores))
-        video.held[number] = below_NCTHW[max(0, len(below_NCTHW) - units + 1) :]
-    if of_crops:
-        video.scores.append(torch.stack(of_crops).mean(dim=0))
+class _Scorer:
+    """Scores one video after the other, of each crop of which it holds the features of the last units."""
+
+    def __init__(
+        self, model: V4D, recipe: Recipe, scores: Activation, mirrors: bool, flip: Mapping[int, int] | None
+    ) -> None:
+        self._model, self._recipe, self._activation = model, recipe, scores
+        self._mirrors, self._flip = mirrors, flip
+        self._held: dict[int, Tensor] = {}
+        self._scores: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Take the next video."""
+        self._held, self._scores = {}, []
+
+    def go_on(self, crops: list[Tensor]) -> None:
+        """Score the snippets that end in the next units of the video, of which ``crops`` are (N, C, T, H, W) each."""
+        of_crops: list[Tensor] = []
+        for number, crop_NCTHW in enumerate(crops):
+            of_crop_MK = self._windows(2 * number, crop_NCTHW)
+            of_crops.append(of_crop_MK)
+            if self._mirrors:
+                of_crops.append(turned_back(self._windows(2 * number + 1, crop_NCTHW.flip(-1)), of_crop_MK, self._flip))
+        self._scores.append(torch.stack(of_crops).mean(dim=0))
+
+    def end(self) -> np.ndarray:
+        """The scores of all snippets of the video, (M, K) float32."""
+        if not self._scores:
+            return np.zeros((0, self._model.num_classes), np.float32)
+        scores_MK: np.ndarray = torch.cat(self._scores).cpu().numpy()
+        return scores_MK
+
+    def _windows(self, stream: int, x_NCTHW: Tensor) -> Tensor:
+        """The scores of the snippets that end in these units of a crop, (M, K) float32."""
+        units = self._recipe.data.units
+        x_NCTHW = x_NCTHW if self._recipe.train.channels_last else x_NCTHW.contiguous()
+        with torch.no_grad(), autocast(self._recipe.train.precision, x_NCTHW.device):
+            below_NCTHW = self._model.forward_below(x_NCTHW)
+            if stream in self._held:
+                below_NCTHW = torch.cat([self._held[stream], below_NCTHW])
+            self._held[stream] = below_NCTHW[max(0, len(below_NCTHW) - units + 1) :]
+            if len(below_NCTHW) < units:
+                return below_NCTHW.new_zeros((0, self._model.num_classes), dtype=torch.float32)
+            return window_scores(self._model, below_NCTHW, units, activation=self._activation)
+
+
+def scored_videos(
+    model: V4D,
+    batches: Iterable[tuple[Batch, list[UnitChunk]]],
+    recipe: Recipe,
+    scores: Activation | None = None,
+    mirrors: bool = False,
+    flip: Mapping[int, int] | None = None,
+) -> Iterator[tuple[str, tuple[int, ...], np.ndarray]]:
+    """Key, labels and scores, (K,) float32, of each video: its snippets', integrated over windows of time.
+
+    See ``snippet_scores``; the key of a video that cannot be loaded is empty.
+    """
+    for video in snippet_scores(model, batches, recipe, scores, mirrors, flip):
+        scores_K = integrated(video.scores_MK) if video.key else np.zeros(model.num_classes)
+        yield video.key, video.labels, scores_K.astype(np.float32)

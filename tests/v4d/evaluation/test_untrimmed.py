@@ -14,12 +14,14 @@ from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset, shard_name
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
-from v4d.evaluation.untrimmed import CHUNK_UNITS, chunk_sampling, snippet_scores
+from v4d.evaluation.protocols import Protocol
+from v4d.evaluation.untrimmed import snippet_scores
 from v4d.inference import window_scores
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
 from v4d.resident_memory import resident
 
+UNTRIMMED = Protocol("untrimmed")
 CPU = torch.device("cpu")
 TINY = ("model.base_width=4", "data.test_crop=32", "data.frames=2", "data.stride=3")
 
@@ -50,7 +52,7 @@ def network(recipe, classes=3):
 
 def loader_of(dataset, recipe, **options):
     options = {"units_per_second": 1.0, "least_units": recipe.data.units, "batch": 2, "device": CPU, **options}
-    return UntrimmedLoader(dataset, "train", chunk_sampling(recipe.data), **options)
+    return UntrimmedLoader(dataset, "train", UNTRIMMED.sampling(recipe.data), **options)
 
 
 KINDS = {
@@ -68,8 +70,7 @@ KINDS = {
 def test_snippets_are_units_in_a_row(long, kind, scores):
     recipe = load_recipe("demo", (*TINY, *KINDS[kind]))
     model, units = network(recipe), recipe.data.units
-    found = list(snippet_scores(model, loader_of(long, recipe, rows=np.array([0, 1])), recipe, scores))
-    assert [video.row_number for video in found] == [0, 1]
+    found = list(snippet_scores(model, loader_of(long, recipe).at([0, 1]), recipe, scores))
     assert [video.labels for video in found] == [(0,), (1,)]
     assert [video.key for video in found] == [long.split("train")[i].key for i in (0, 1)]
     of_logits = {"softmax": lambda y: y.softmax(1), "sigmoid": torch.sigmoid, "logits": lambda y: y}[scores]
@@ -91,27 +92,26 @@ def test_snippets_are_units_in_a_row(long, kind, scores):
 
 def test_segments_are_no_samples_here():
     recipe = load_recipe("demo", (*TINY, "data.over=segment"))
-    take = chunk_sampling(recipe.data)
-    assert (take.over, take.units, take.fit_to) == ("video", CHUNK_UNITS, 4)
+    take = UNTRIMMED.sampling(recipe.data)
+    assert (take.over, take.units, take.fit_to) == ("video", 8, 4)
 
 
 def test_batches_change_nothing(long):
     recipe = load_recipe("demo", TINY)
     model = network(recipe)
-    rows = np.array([0, 1])
-    of = [list(snippet_scores(model, loader_of(long, recipe, batch=n, rows=rows), recipe)) for n in (1, 5)]
+    of = [list(snippet_scores(model, loader_of(long, recipe, batch=batch).at([0, 1]), recipe)) for batch in (1, 5)]
     assert [len(video.scores_MK) for video in of[0]] == [1, 10]
     for one, other in zip(*of, strict=True):
-        assert one[:3] == other[:3]
+        assert one[:2] == other[:2]
         np.testing.assert_array_equal(one.scores_MK, other.scores_MK)
 
 
 class Watched(UntrimmedLoader):
     """Knows how much memory its process had at each batch."""
 
-    def __iter__(self):
-        self.seen = getattr(self, "seen", [])
-        for batch in super().__iter__():
+    def at(self, rows):
+        self.seen = []
+        for batch in super().at(rows):
             self.seen.append(resident()["anonymous"])
             yield batch
 
@@ -119,10 +119,10 @@ class Watched(UntrimmedLoader):
 def _score(root, sender, rows):
     torch.set_num_threads(1)
     recipe = load_recipe("demo", TINY)
-    options = {"units_per_second": 1.0, "least_units": 4, "batch": 2, "device": CPU, "rows": rows}
-    loader = Watched(read_dataset(root), "train", chunk_sampling(recipe.data), **options)
+    options = {"units_per_second": 1.0, "least_units": 4, "batch": 2, "device": CPU}
+    loader = Watched(read_dataset(root), "train", UNTRIMMED.sampling(recipe.data), **options)
     model = network(recipe)
-    list(snippet_scores(model, loader, recipe))
+    list(snippet_scores(model, loader.at(rows), recipe))
     sender.send((loader.seen, loader.memory_bound))
 
 
@@ -140,8 +140,8 @@ def memory(root, rows):
 
 
 def test_memory_does_not_depend_on_how_long_a_video_is(long):
-    short, bound = memory(long.root, np.repeat([1], 12))
-    there, same_bound = memory(long.root, np.array([2]))
+    short, bound = memory(long.root, [1] * 12)
+    there, same_bound = memory(long.root, [2])
     assert bound == same_bound
     # All of the long video's crops would be 11 MB.
     assert max(there) - max(short) < 4, (short, there)
@@ -164,10 +164,29 @@ def test_what_cannot_be_loaded_is_left_out(long, tmp_path):
         file.seek(row.offset)
         file.write(bytes(row.size // 2))
     recipe = load_recipe("demo", TINY)
-    model, rows = network(recipe), np.array([0, 1])
-    loader = loader_of(damaged, recipe, max_bad=0.5, rows=rows)
-    (found,) = snippet_scores(model, loader, recipe)
-    sound, _ = snippet_scores(model, loader_of(long, recipe, rows=rows), recipe)
+    model = network(recipe)
+    loader = loader_of(damaged, recipe, max_bad=0.5)
+    found, bad = snippet_scores(model, loader.at([0, 1]), recipe)
+    sound, _ = snippet_scores(model, loader_of(long, recipe).at([0, 1]), recipe)
     assert loader.bad.in_epoch == 1
-    assert found[:3] == sound[:3] == (0, "a/1", (0,))
+    assert found[:2] == sound[:2] == ("a/1", (0,))
     np.testing.assert_array_equal(found.scores_MK, sound.scores_MK)
+    assert bad[:2] == ("", ())
+    assert bad.scores_MK.shape == (0, 3)
+
+
+def test_mirrored_crops_count_too(long):
+    """Classes 0 and 1 are each other's mirrored ones, 2 is none's."""
+    recipe = load_recipe("demo", TINY)
+    model = network(recipe)
+    (found,) = snippet_scores(
+        model, loader_of(long, recipe, crops=5).at([0]), recipe, "logits", mirrors=True, flip={0: 1, 1: 0, 2: -1}
+    )
+    batch = next(iter(EvalLoader(long, "train", recipe.data.test_sampling(4), global_batch=1, device=CPU, crops=5)))
+    assert len(batch.crops) == 5
+    total = torch.zeros(3)
+    with torch.no_grad():
+        for crop in batch.crops:
+            plain, mirrored = model(crop, 4)[0], model(crop.flip(-1), 4)[0]
+            total += plain + torch.stack([mirrored[1], mirrored[0], plain[2]])
+    np.testing.assert_allclose(found.scores_MK[0], (total / 10).numpy(), rtol=1e-5, atol=1e-5)
