@@ -25,9 +25,7 @@ def write_submission(path: Path, dump: Scores, most: int | None = None) -> None:
     Raises DataError where the dump has a video twice, as it has where samples are segments.
     """
     if len(set(dump.keys)) < len(dump.keys):
-        raise DataError(
-            "the dump has a row for each segment, a submission one for each video: use --protocol untrimmed"
-        )
+        raise DataError("the scores are of segments, a submission has those of videos: use --protocol untrimmed")
     names = dump.class_names
     document = {"version": _VERSION, "results": {}, "external_data": _external_data(dump.about)}
     # As text and piece by piece: of 5,000 videos and 200 classes all of it is a million objects.
