@@ -159,6 +159,7 @@ OTHER_SAMPLING = {
     "scales": (1.0, 0.875),
     "over": "segment",
     "keyframe_starts": True,
+    "clips": 1,
 }
 
 

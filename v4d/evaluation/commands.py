@@ -30,6 +30,12 @@ def _share(_context: click.Context, _parameter: click.Parameter, value: float | 
     return value
 
 
+def _rate(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not 0.01 <= value <= 100:
+        raise click.BadParameter(f"{value:g} is no rate from 0.01 to 100")
+    return value
+
+
 MAX_BAD_OPTION = click.option(
     "--max-bad",
     type=float,
@@ -57,7 +63,8 @@ MAX_BAD_OPTION = click.option(
 @click.option("--clips", type=click.IntRange(1, 64), default=10, help="Clips at even distances, for dense.")
 @click.option(
     "--units-per-second",
-    type=click.FloatRange(0.01, 100),
+    type=float,
+    callback=_rate,
     default=1.0,
     metavar="RATE",
     help="Action units taken of each second of a video, for untrimmed.",

@@ -16,12 +16,11 @@ from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset, shard_name
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
-from v4d.checkpoint import Checkpoint, save_checkpoint
+from tests.v4d.evaluation.untrained import save_untrained
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import read_scores
 from v4d.evaluation.untrimmed import snippet_scores
 from v4d.evaluation.window_integration import integrated
-from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
 from v4d.trained import load_trained
 
@@ -59,13 +58,7 @@ def untrimmed(run_ffmpeg, tmp_path_factory):
 
 
 def run_of(root, to, *settings):
-    recipe, dataset = load_recipe("demo", (*TINY, *settings)), read_dataset(root / "shards")
-    torch.manual_seed(1)
-    model = V4D(recipe.model, len(dataset.classes))
-    torch.nn.init.normal_(model.classifier.weight, std=0.1)
-    about = {"dataset": str(dataset.root), "fingerprint": dataset.fingerprint}
-    state = {"model": model.state_dict(), "optimizer": {}, "loader": {}}
-    save_checkpoint(to, Checkpoint(step=3, recipe=recipe, classes=dataset.classes, **about, **state))
+    save_untrained(to, read_dataset(root / "shards"), load_recipe("demo", (*TINY, *settings)))
     return to
 
 
@@ -119,8 +112,10 @@ def evaluator(annotations, submission, subset="validation"):
 
 def test_its_figures_are_those_of_the_benchmarks_evaluator(untrimmed, run, tmp_path):
     file = tmp_path / "new" / "submission.json"
-    said = command("eval", run, "--protocol", "untrimmed", "--gpus", 0, "--crops", 1, "--submission", file)
-    out = run / "eval-val-untrimmed-1-crops1"
+    # Of logits there are no ties, of which the benchmark's evaluator says what chance wills.
+    options = ["--gpus", 0, "--crops", 1, "--scores", "logits", "--submission", file]
+    said = command("eval", run, "--protocol", "untrimmed", *options)
+    out = run / "eval-val-untrimmed-1-crops1-logits"
     assert f"submission: {file}" in said
     assert "mean average precision" in said
     assert "Hit@3" in said
@@ -141,7 +136,6 @@ def test_its_figures_are_those_of_the_benchmarks_evaluator(untrimmed, run, tmp_p
     assert document["external_data"] == {"used": False, "details": ""}
     assert set(document["results"]) == set(VIDEOS)
     dump = read_scores(out)
-    # Without ties: of those the benchmark's evaluator says what chance wills.
     assert len(np.unique(dump.scores_NK[:, :3])) == 3 * len(VIDEOS)
     for key, labels, scores in zip(dump.keys, dump.labels, dump.scores_NK, strict=True):
         assert labels == tuple(sorted({sorted(CLASSES).index(CLASSES[k]) for k in VIDEOS[key][1]}))
@@ -191,8 +185,9 @@ def test_of_each_video_so_many_classes(run, tmp_path):
 def test_trimmed_protocols_have_the_figures_too(untrimmed, tmp_path):
     run = run_of(untrimmed, tmp_path / "run", "train.loss=softmax", "train.init=/secret/place/weights.safetensors")
     file = tmp_path / "submission.json"
-    command("eval", run, "--u-infer", 4, "--gpus", 0, "--crops", 1, "--submission", file)
-    accuracy = json.loads((run / "eval-val-u4-crops1" / "accuracy.json").read_text())
+    options = ["--gpus", 0, "--crops", 1, "--scores", "logits", "--submission", file]
+    command("eval", run, "--u-infer", 4, *options)
+    accuracy = json.loads((run / "eval-val-u4-crops1-logits" / "accuracy.json").read_text())
     found = accuracy["mean_average_precision"], accuracy["hit1"], accuracy["hit3"]
     assert found == pytest.approx(evaluator(untrimmed / "annotations.json", file))
     assert "calibration_error" in accuracy
@@ -230,3 +225,9 @@ def test_the_order_of_time_is_kept(run):
     for option in (["--reverse", "units"], ["--shuffle", "units"]):
         said = command("eval", run, "--protocol", "untrimmed", "--gpus", 0, *option, code=2)
         assert said.splitlines()[-1].startswith("v4d: --protocol untrimmed keeps the order of time")
+
+
+@pytest.mark.parametrize("rate", ["nan", "0", "-1", "1000"])
+def test_a_rate_that_is_none_is_refused(run, rate):
+    said = command("eval", run, "--protocol", "untrimmed", "--units-per-second", rate, code=2)
+    assert "is no rate from 0.01 to 100" in said.splitlines()[-1]
