@@ -6,9 +6,10 @@ Single video files too, with ``pipelines.file_loader``: it needs ffmpeg, which a
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.crops import SCALES
-from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, decode_threads
+from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, UntrimmedLoader, decode_threads
 from pipelines.samples import Sampling
 from pipelines.shard_store import MappedShards, ShardStore
+from pipelines.unit_chunks import UnitChunk
 
 __all__ = [
     "MAX_BAD",
@@ -20,5 +21,7 @@ __all__ = [
     "Sampling",
     "ShardStore",
     "TrainLoader",
+    "UnitChunk",
+    "UntrimmedLoader",
     "decode_threads",
 ]
