@@ -24,6 +24,7 @@ from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.commands import runs
 from v4d.evaluation.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
+from v4d.export.commands import export
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights
@@ -71,6 +72,7 @@ main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
+main.add_command(export)
 main.add_command(runs)
 main.add_command(recipes)
 
