@@ -3,9 +3,10 @@
 from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.crops import SCALES
-from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, decode_threads
+from pipelines.loader import MAX_BAD, EvalLoader, TrainLoader, UntrimmedLoader, decode_threads
 from pipelines.samples import Sampling
 from pipelines.shard_store import MappedShards, ShardStore
+from pipelines.unit_chunks import UnitChunk
 
 __all__ = [
     "MAX_BAD",
@@ -17,5 +18,7 @@ __all__ = [
     "Sampling",
     "ShardStore",
     "TrainLoader",
+    "UnitChunk",
+    "UntrimmedLoader",
     "decode_threads",
 ]

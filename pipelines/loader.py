@@ -17,6 +17,7 @@ from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
 from pipelines.shard_store import MappedShards, ShardStore
+from pipelines.unit_chunks import BadVideosOfChunks, ChunkSamples, UnitChunk
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
 
@@ -168,6 +169,73 @@ class EvalLoader:
         # Each time through is a count of its own.
         self.bad.restart()
         return self._stream.run(0)
+
+
+class UntrimmedLoader:
+    """All of each video of a split, in the order of the index: ``units_per_second`` action units of each second.
+
+    A unit lies in the middle of its section of the video, of which there are as many as the video's seconds times the
+    rate, to the nearest whole number; no more than it has frames, and at least ``least_units``. (25 frames a second are
+    taken of a video whose times nobody knows.) They come in chunks of ``sampling.units`` units, ``batch`` of them in a
+    batch, those of a video one after the other, and after them those of the next. No unit is decoded twice, and memory
+    does not depend on how long a video is.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        sampling: Sampling,
+        *,
+        units_per_second: float,
+        least_units: int,
+        batch: int,
+        device: torch.device,
+        crops: Literal[1, 3, 5] = 3,
+        threads: int | None = None,
+        max_bad: float = MAX_BAD,
+        store: ShardStore | None = None,
+    ) -> None:
+        """Open a split; see EvalLoader.
+
+        A video of which a chunk cannot be loaded is bad, and counts once. Raises DataError if the split is missing or
+        empty, UsageError if the device does not decode its codec.
+        """
+        self._samples = ChunkSamples(dataset, split, sampling, units_per_second, least_units, batch, crops)
+        self.index = self._samples.index
+        self.bad = BadVideosOfChunks(max_bad, len(self.index), lambda number: self._samples.chunk(number).row_number)
+        resize = crops == 5 or dataset.size is None or min(dataset.size) != sampling.crop
+        self._stream = _stream(self._samples, dataset, split, sampling, batch, self.bad, resize, device, threads, store)
+
+    @property
+    def crops(self) -> int:
+        """How many crops of each video a batch holds."""
+        return self._samples.crops
+
+    @property
+    def samples(self) -> int:
+        """How many videos the split has."""
+        return len(self.index)
+
+    @property
+    def memory_bound(self) -> int:
+        """See TrainLoader."""
+        return self._stream.memory_bound
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[UnitChunk]]]:
+        return self.at(range(len(self.index)))
+
+    def at(self, rows: Sequence[int]) -> Iterator[tuple[Batch, list[UnitChunk]]]:
+        """The videos in some rows of the index, in this order: batches, each with the chunks of its places.
+
+        The last places of the last batch may be of none. A place that has a chunk and -1 in ``rows_B`` is of a bad
+        video.
+        """
+        self._samples.take(rows)
+        # Each time through is a count of its own.
+        self.bad.restart()
+        for batch, places in zip(self._stream.run(0), self._samples.batches(0), strict=True):
+            yield batch, [self._samples.chunk(place.number) for place in places if place.valid]
 
 
 def decode_threads(processes: int = 1) -> int:

@@ -183,6 +183,19 @@ class TrainSamples:
         return Sample(place, row, part.row_number, labels, frames.ravel(), (crop,))
 
 
+def crop_count(dataset: Dataset, crops: Literal[1, 3, 5]) -> int:
+    """How many different crops there are of each video in test."""
+    # Of square frames the three crops are one and the same.
+    is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
+    return 1 if crops == 3 and is_square else crops
+
+
+def crops_in_test(row: VideoRow, count: int) -> tuple[Crop, ...]:
+    """The one in the middle, three, or five."""
+    squares = five_crops(row.width, row.height) if count == 5 else three_crops(row.width, row.height)
+    return squares[1:2] if count == 1 else squares
+
+
 class EvalSamples:
     """Each sample of a split once, in the order of the index; see EvalLoader."""
 
@@ -206,9 +219,7 @@ class EvalSamples:
         # Which batches come, by their numbers.
         self.steps: Sequence[int] = range(self.steps_per_epoch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
-        # Of square frames the three crops are one and the same.
-        is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
-        self.crops: int = 1 if crops == 3 and is_square else crops
+        self.crops = crop_count(dataset, crops)
 
     def __len__(self) -> int:
         """See Samples."""
@@ -234,6 +245,4 @@ class EvalSamples:
             frames = part.first + even_clips(part.frames, take.clips, clip_frames, stride)
         else:
             frames = part.first + centred_units(part.frames, take.units, take.frames, stride)
-        squares = five_crops(row.width, row.height) if self.crops == 5 else three_crops(row.width, row.height)
-        crops = squares[1:2] if self.crops == 1 else squares
-        return Sample(place, row, part.row_number, labels, frames.ravel(), crops)
+        return Sample(place, row, part.row_number, labels, frames.ravel(), crops_in_test(row, self.crops))

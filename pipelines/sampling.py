@@ -56,9 +56,14 @@ def random_units(
     return _indices(begin, last, unit_frames, stride)
 
 
-def centred_units(frames: int, units: int, unit_frames: int, stride: int) -> np.ndarray:
-    """Frame indices of test units, each centred in its section and clamped to the video, (units, unit_frames) int64."""
-    centre = (np.arange(units) + 0.5) * frames / units
+def centred_units(
+    frames: int, units: int, unit_frames: int, stride: int, which: np.ndarray | None = None
+) -> np.ndarray:
+    """Frame indices of test units, each centred in its section and clamped to the video, (units, unit_frames) int64.
+
+    ``which`` (int64) are the numbers of those that are wanted, by default all.
+    """
+    centre = ((np.arange(units) if which is None else which) + 0.5) * frames / units
     start = np.floor(centre - ((unit_frames - 1) * stride + 1) / 2 + 0.5).astype(np.int64)
     return _indices(start[:, None], frames - 1, unit_frames, stride)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.in_flight import free_memory
 from v4d.models.network import V4D
 from v4d.models.units import taken
-from v4d.neighbourhoods import Depth, chunks, sections
+from v4d.neighbourhoods import Depth, chunks, sections, windows
 
 Activation = Literal["softmax", "sigmoid", "logits"]
 # How many tensors as large as the features are there at a time: input and output, and what a block and a layer hold.
@@ -82,6 +82,23 @@ def video_scores(
         total_BK += ACTIVATIONS[activation](logits_MBK).sum(dim=0)
         count += len(part_MS)
     return total_BK / count
+
+
+@torch.no_grad()
+def window_scores(model: V4D, below_NCTHW: Tensor, units_train: int, *, activation: Activation = "softmax") -> Tensor:
+    """Scores of every ``units_train`` units in a row of a video, (N - units_train + 1, K) float32.
+
+    ``below_NCTHW`` are the features of its units in their order, as the model's ``forward_below`` gives them: so those
+    of units that are in several windows are computed once. Raises ValueError if they are fewer than ``units_train``, or
+    the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call its eval() first")
+    if len(below_NCTHW) < units_train:
+        raise ValueError(f"{len(below_NCTHW)} units hold no window of {units_train}")
+    reaches = tuple(block.reach for block, _ in model.stages_4d)
+    features_MC = _video_features(model, below_NCTHW, 1, *windows(len(below_NCTHW), units_train, reaches))
+    return ACTIVATIONS[activation](model.classify(features_MC).float())
 
 
 def _below(model: V4D, x_NCTHW: Tensor, videos: int, at_once: int) -> Tensor:

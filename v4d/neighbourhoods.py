@@ -113,6 +113,13 @@ def chunks(
         parts = min(2 * parts, len(every_MS))
 
 
+@lru_cache(maxsize=64)
+def windows(units: int, width: int, reaches: tuple[int | None, ...]) -> tuple[np.ndarray, list[Depth]]:
+    """Every ``width`` units in a row, (M, S) int64, with the features that they need."""
+    windows_MS = np.arange(units - width + 1)[:, None] + np.arange(width)
+    return windows_MS, depths(windows_MS, reaches)
+
+
 def _features(part_MS: np.ndarray, found: list[Depth], reaches: tuple[int | None, ...]) -> int:
     """The most features that a part has at any depth above the first block."""
     # Where depths end before the blocks do, each combination has features of its own from there on.

@@ -5,7 +5,7 @@ Shape suffixes: N videos, R resamples of a part, M columns, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -55,6 +55,10 @@ class Resamples:
                 )
             )
         return np.concatenate(parts)
+
+    def figures(self, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """A figure in each resample, (1000,) float64. ``of`` gives it for parts of them, (R, N) counts to (R,)."""
+        return np.concatenate([of(counts_RN) for counts_RN in self._counts()])
 
     def _counts(self) -> Iterator[np.ndarray]:
         """Parts of the resamples, (R, N) float64."""

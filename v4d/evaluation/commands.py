@@ -45,16 +45,24 @@ MAX_BAD_OPTION = click.option(
 @click.option(
     "--protocol",
     "kind",
-    type=click.Choice(["v4d", "tsn", "dense"]),
+    type=click.Choice(["v4d", "tsn", "dense", "untrimmed"]),
     default="v4d",
     help="v4d: Algorithm 1 of the paper, every combination of one unit per section. tsn: each unit alone through the "
     "network, and the mean of their logits. dense: the mean over clips as long as all units of training, one unit "
-    "behind the other, as I3D is tested.",
+    "behind the other, as I3D is tested. untrimmed: all of long videos, second by second, and the best of windows of "
+    "time (appendix A.1).",
 )
 @click.option(
     "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video, for v4d and tsn."
 )
 @click.option("--clips", type=click.IntRange(1, 64), default=10, help="Clips at even distances, for dense.")
+@click.option(
+    "--units-per-second",
+    type=click.FloatRange(0.01, 100),
+    default=1.0,
+    metavar="RATE",
+    help="Action units taken of each second of a video, for untrimmed.",
+)
 @click.option(
     "--crops",
     type=click.Choice(["1", "3", "10"]),
@@ -71,7 +79,9 @@ MAX_BAD_OPTION = click.option(
 @click.option("--shuffle-seed", type=click.IntRange(0, 2**31), default=0, help="Seed of --shuffle.")
 @click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one the run was trained on]")
 @click.option("--split", default="val", help="Split to evaluate.")
-@click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time, on each process.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=4, help="Videos at a time, on each process; of untrimmed ones 8 units."
+)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
 @click.option("--procs", type=click.IntRange(1), help="Processes on the CPU, with --gpus 0  [default: 1]")
 @click.option(
@@ -85,6 +95,18 @@ MAX_BAD_OPTION = click.option(
 @click.option("--again", is_flag=True, help="Evaluate anew what is finished already.")
 @click.option("--classes", is_flag=True, help="Show every class, and not only the ten that are known least.")
 @click.option(
+    "--submission",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the scores to FILE too, as ActivityNet's evaluator reads them.",
+)
+@click.option(
+    "--submission-top",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Classes of each video in that file  [default: all]",
+)
+@click.option(
     "--out",
     type=_PATH,
     help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with what is not the default in its "
@@ -95,6 +117,7 @@ def evaluate(
     kind: Kind,
     u_infer: int,
     clips: int,
+    units_per_second: float,
     crops: str,
     reverse: Reverse | None,
     shuffle: Literal["units"] | None,
@@ -108,6 +131,8 @@ def evaluate(
     max_bad: float | None,
     again: bool,
     classes: bool,
+    submission: Path | None,
+    submission_top: int | None,
     out: Path | None,
 ) -> None:
     """Evaluate a run: accuracy, by class too, confusions and calibration.
@@ -121,6 +146,8 @@ def evaluate(
     """
     from v4d.evaluation.evaluate import Request
     from v4d.evaluation.protocols import Protocol
+    from v4d.evaluation.scores_file import read_scores
+    from v4d.evaluation.submission import write_submission
     from v4d.evaluation.tables import measure_tables
     from v4d.launch import choose_gpus, is_main_process
     from v4d.runs import choose_run
@@ -128,8 +155,10 @@ def evaluate(
     gpus = choose_gpus(gpus)
     if gpus and procs:
         raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+    if submission_top and not submission:
+        raise click.UsageError("--submission-top is for --submission FILE")
     run = run or choose_run()
-    protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed)
+    protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed, units_per_second)
     of_kind = f"-{scores}" if scores else ""
     out = out or _default_folder(run, f"eval-{split}-{protocol.name}{of_kind}")
     request = Request(run, out, protocol, data, split, batch, scores, again=again)
@@ -139,6 +168,9 @@ def evaluate(
     for table in measure_tables(result, f"{run}, {split}", out, every_class=classes):
         console.print(table)
     console.print(f"scores: {out / 'scores.arrow'}")
+    if submission:
+        write_submission(submission, read_scores(out), submission_top)
+        console.print(f"submission: {submission}")
 
 
 @click.command()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,15 +19,17 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
 
-from pipelines import MAX_BAD, EvalLoader
+from pipelines import MAX_BAD, EvalLoader, UntrimmedLoader
 from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, Interrupted, stop_signals
 from preprocess.index import VERSION, Dataset
+from v4d.config import Recipe
 from v4d.evaluation.measures import Measures, measures_of
 from v4d.evaluation.parts import Parts
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import SCORES, read_about, read_scores
 from v4d.evaluation.scoring import scored_batches
+from v4d.evaluation.untrimmed import scored_videos
 from v4d.inference import Activation
 from v4d.launch import STOP_SIGNALS, Place, as_on_main, this_place
 from v4d.models.folding import fold_norms
@@ -65,10 +67,10 @@ class Accuracy:
 class Request:
     """What to evaluate: ``run``, a run's folder, a checkpoint or a weights file, on a split of the dataset ``root``.
 
-    ``root`` is by default the dataset the run was trained on; a weights file knows none. ``batch`` videos are taken at
-    a time by each process. ``scores`` says what is averaged over combinations and crops (see ``video_scores``): by
-    default what the recipe's loss is of. More than ``max_bad`` (0 to 1) of the videos that cannot be loaded are too
-    many. An evaluation that ``out`` has already is not done ``again`` by default.
+    ``root`` is by default the dataset the run was trained on; a weights file knows none. ``batch`` videos, or chunks of
+    untrimmed ones, are taken at a time by each process. ``scores`` says what is averaged over combinations and crops
+    (see ``video_scores``): by default what the recipe's loss is of. More than ``max_bad`` (0 to 1) of the videos that
+    cannot be loaded are too many. An evaluation that ``out`` has already is not done ``again`` by default.
     """
 
     run: Path
@@ -106,21 +108,13 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     recipe, protocol = trained.recipe, request.protocol
     protocol.check(recipe.data)
     dataset = trained.read_dataset(request.root, console)
-    loader = EvalLoader(
-        dataset,
-        request.split,
-        protocol.sampling(recipe.data),
-        global_batch=request.batch,
-        device=place.device,
-        crops=protocol.places,
-        threads=place.decode_threads,
-        max_bad=request.max_bad,
-    )
+    loader = _loader(request, recipe, dataset, place)
     about = {
         "v4d": VERSION,
         **trained.about,
         "network": _digest(trained.model),
         "dataset": dataset.fingerprint,
+        "dataset_kind": dataset.kind,
         "split": request.split,
         **protocol.about(loader.crops),
         "scores": request.scores or recipe.train.loss,
@@ -129,7 +123,8 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     }
     # As a file gives it back, to be compared with one.
     about = json.loads(json.dumps(about))
-    parts = Parts(request.out, {**about, "device": place.device.type}, loader.samples, request.batch)
+    at_once = request.batch if isinstance(loader, EvalLoader) else 1
+    parts = Parts(request.out, {**about, "device": place.device.type}, loader.samples, at_once)
     is_finished = as_on_main(place.is_main and _is_of(request.out / SCORES, about), place)
     if is_finished and not request.again:
         console.print(f"{request.out} has this evaluation already: --again does it anew")
@@ -160,6 +155,18 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     return accuracy
 
 
+def _loader(request: Request, recipe: Recipe, dataset: Dataset, place: Place) -> EvalLoader | UntrimmedLoader:
+    protocol, take = request.protocol, request.protocol.sampling(recipe.data)
+    options: dict[str, Any] = {"device": place.device, "threads": place.decode_threads, "max_bad": request.max_bad}
+    options["crops"] = protocol.places
+    if protocol.kind != "untrimmed":
+        return EvalLoader(dataset, request.split, take, global_batch=request.batch, **options)
+    rate, least = protocol.units_per_second, recipe.data.units
+    return UntrimmedLoader(
+        dataset, request.split, take, units_per_second=rate, least_units=least, batch=request.batch, **options
+    )
+
+
 class _Scorer:
     """The network of a request on a device, which scores parts."""
 
@@ -168,7 +175,7 @@ class _Scorer:
         request: Request,
         trained: Trained,
         dataset: Dataset,
-        loader: EvalLoader,
+        loader: EvalLoader | UntrimmedLoader,
         device: torch.device,
         console: Console,
     ) -> None:
@@ -179,18 +186,16 @@ class _Scorer:
 
     def score(self, parts: Parts, numbers: Sequence[int], asked: Event) -> None:
         """Write some of the parts, until ``asked`` to stop. Raises DataError."""
-        recipe, request = self._trained.recipe, self._request
         steps = [step for number in numbers for step in parts.steps(number)]
-        batches = self._loader.at(steps)
-        scored = scored_batches(self._model, batches, recipe, request.protocol, request.scores, self._flip)
         hidden = not self._console.is_terminal
+        scored = self._scored(steps, asked)
         shown = track(scored, "videos", len(steps), console=self._console, transient=True, disable=hidden)
         for number in numbers:
             keys: list[str] = []
             labels: list[tuple[int, ...]] = []
             averages: list[np.ndarray] = []
-            for batch, scores_BK in islice(shown, len(parts.steps(number))):
-                for key, of_video, scores_K in zip(batch.keys, batch.all_labels, scores_BK.cpu().numpy(), strict=True):
+            for step in islice(shown, len(parts.steps(number))):
+                for key, of_video, scores_K in step:
                     if not key:
                         continue
                     if not np.isfinite(scores_K).all():
@@ -198,9 +203,22 @@ class _Scorer:
                     keys.append(key)
                     labels.append(of_video)
                     averages.append(scores_K)
-                if asked.is_set():
-                    return
+            if asked.is_set():
+                return
             parts.write(number, keys, labels, averages)
+
+    def _scored(self, steps: Sequence[int], asked: Event) -> Iterator[list[tuple[str, tuple[int, ...], np.ndarray]]]:
+        """Key, labels and scores of the videos of each step, until ``asked`` to stop; no key of what does not count."""
+        recipe, request = self._trained.recipe, self._request
+        protocol = request.protocol
+        if isinstance(self._loader, UntrimmedLoader):
+            chunks = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
+            videos = scored_videos(self._model, chunks, recipe, request.scores, protocol.mirrors, self._flip)
+            yield from ([video] for video in videos)
+            return
+        batches = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
+        for batch, scores_BK in scored_batches(self._model, batches, recipe, protocol, request.scores, self._flip):
+            yield list(zip(batch.keys, batch.all_labels, scores_BK.cpu().numpy(), strict=True))
 
 
 def _measured(out: Path, samples: int, about: dict[str, Any]) -> Accuracy:

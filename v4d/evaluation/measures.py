@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 from v4d.evaluation.bootstrap import Resamples, interval
+from v4d.evaluation.mean_average_precision import Ranking
 from v4d.evaluation.scores_file import Scores
 
 # Of confidence, as in Guo et al., "On calibration of modern neural networks", ICML 2017.
@@ -45,6 +46,7 @@ class Measures:
     ``mean_class_accuracy``, over the classes that have videos, and ``calibration_error``. ``videos_K`` (int64) says how
     many videos have each label. With one label ``accuracy_K`` (float64) is the top-1 of each class's videos, NaN where
     there are none, and ``confusion_KK`` (int64) counts videos by label (row) and class of the highest score (column).
+    Where videos may have several there are the figures and ``average_precision_K`` of ``ranking_figures``.
     """
 
     videos: int
@@ -53,6 +55,7 @@ class Measures:
     videos_K: np.ndarray
     accuracy_K: np.ndarray | None = None
     confusion_KK: np.ndarray | None = None
+    average_precision_K: np.ndarray | None = None
 
     def as_document(self, class_names: Sequence[str]) -> dict[str, Any]:
         """For JSON, with None for NaN: each figure by its name, ``intervals``, ``per_class``, maybe ``confusion``."""
@@ -61,6 +64,9 @@ class Measures:
             said: dict[str, Any] = {"class": name, "videos": int(self.videos_K[number])}
             if self.accuracy_K is not None:
                 said["accuracy"] = float(self.accuracy_K[number]) if said["videos"] else None
+            if self.average_precision_K is not None:
+                average = float(self.average_precision_K[number])
+                said["average_precision"] = None if math.isnan(average) else average
             per_class.append(said)
         document: dict[str, Any] = {
             name: None if math.isnan(figure.value) else figure.value for name, figure in self.figures.items()
@@ -75,10 +81,19 @@ class Measures:
 
 
 def measures_of(dump: Scores) -> Measures:
-    """The measures of a dump: those of several labels where its recipe's loss is sigmoid."""
+    """The measures of a dump: those of several labels where its recipe's loss is sigmoid.
+
+    There, and where the dataset is ActivityNet, with those of its benchmark: see ``ranking_figures``.
+    """
     if dump.about.get("loss") == "sigmoid":
-        return multi_label_measures(dump.scores_NK, dump.labels)
-    return single_label_measures(dump.scores_NK, dump.labels_N, are_logits=dump.about.get("scores") == "logits")
+        measures = multi_label_measures(dump.scores_NK, dump.labels)
+    else:
+        are_logits = dump.about.get("scores") == "logits"
+        measures = single_label_measures(dump.scores_NK, dump.labels_N, are_logits=are_logits)
+    if dump.about.get("loss") == "sigmoid" or dump.about.get("dataset_kind") == "activitynet":
+        figures, average_precision_K = ranking_figures(dump.scores_NK, dump.labels)
+        return replace(measures, figures=measures.figures | figures, average_precision_K=average_precision_K)
+    return measures
 
 
 def single_label_measures(
@@ -145,6 +160,36 @@ def multi_label_measures(scores_NK: np.ndarray, labels: Sequence[Sequence[int]],
         name: Figure(float(hits_N[:, i].mean()), *interval(means[:, i])) for i, name in enumerate(("top1", "top5"))
     }
     return Measures(len(labelled), top_k, figures, videos_K)
+
+
+def ranking_figures(
+    scores_NK: np.ndarray, labels: Sequence[Sequence[int]], *, seed: int = 0
+) -> tuple[dict[str, Figure], np.ndarray]:
+    """The figures of ActivityNet's benchmark of untrimmed videos, over the videos that have a label.
+
+    ``mean_average_precision`` (see ``Ranking``), and ``hit1`` and ``hit3``: the share of videos of which a label is
+    among the 1 or 3 highest scores. And the average precision of each class, (K,) float64, NaN for those that no video
+    has. Where no video has a label, all of them are NaN.
+    """
+    labelled = [number for number, of_video in enumerate(labels) if len(of_video)]
+    if not labelled:
+        nothing = dict.fromkeys(("mean_average_precision", "hit1", "hit3"), Figure(np.nan))
+        return nothing, np.full(scores_NK.shape[1], np.nan)
+    scores_NK, found = scores_NK[labelled], [labels[number] for number in labelled]
+    labels_NK = np.zeros(scores_NK.shape, bool)
+    for video, of_video in enumerate(found):
+        labels_NK[video, list(of_video)] = True
+    ranking = Ranking(scores_NK, labels_NK)
+    ranks_N = ranks(scores_NK, found)
+    hits_N = np.stack([ranks_N < 1, ranks_N < 3], axis=1)
+    resamples = Resamples(len(found), seed)
+    means = resamples.means(hits_N)
+    figures = {
+        "mean_average_precision": Figure(ranking.mean(), *interval(resamples.figures(ranking.means))),
+        "hit1": Figure(float(hits_N[:, 0].mean()), *interval(means[:, 0])),
+        "hit3": Figure(float(hits_N[:, 1].mean()), *interval(means[:, 1])),
+    }
+    return figures, ranking.average_precisions()
 
 
 def ranks(scores_NK: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:

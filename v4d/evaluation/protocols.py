@@ -19,11 +19,15 @@ from pipelines import Sampling
 from pipelines.randomness import Purpose, raw
 from preprocess.errors import UsageError
 from v4d.config import DataConfig
+from v4d.evaluation.window_integration import WINDOWS
 from v4d.inference import ACTIVATIONS, Activation, video_scores
 from v4d.models.network import V4D
 from v4d.neighbourhoods import sections
 
-Kind = Literal["v4d", "tsn", "dense"]
+# Of an untrimmed video at a time: about as many as Algorithm 1 takes of a trimmed one.
+_CHUNK_UNITS = 8
+
+Kind = Literal["v4d", "tsn", "dense", "untrimmed"]
 Reverse = Literal["frames", "units", "both"]
 
 
@@ -34,7 +38,9 @@ class Protocol:
     ``kind`` is "v4d", Algorithm 1 of the paper over ``units_infer`` units; "tsn", each of these units alone through the
     network, and the mean of their logits (the consensus of Wang et al., ECCV 2016, which comes before the softmax); or
     "dense", the mean of the scores of ``clips`` clips at even distances, each of as many units as in training, one
-    behind the other: of a network of one unit, what I3D is tested with.
+    behind the other: of a network of one unit, what I3D is tested with. "untrimmed" takes ``units_per_second`` units
+    of all of a video, and integrates the scores of as many in a row as in training over windows of time (see
+    ``v4d.evaluation.untrimmed``).
 
     ``crops`` are 1 (the centre), 3 along the longer side, or 10: corners and centre, mirrored too. ``reverse`` turns
     the order of the frames of each unit, of the units, or both; ``shuffle`` draws an order of the units for each video
@@ -48,6 +54,7 @@ class Protocol:
     reverse: Reverse | None = None
     shuffle: Literal["units"] | None = None
     shuffle_seed: int = 0
+    units_per_second: float = 1.0
 
     def check(self, data: DataConfig) -> None:
         """Raise UsageError if a network that was trained with ``data`` cannot be tested so."""
@@ -55,11 +62,14 @@ class Protocol:
             sections(self.units_infer, data.units)
         if self.shuffle and self.reverse in ("units", "both"):
             raise UsageError(f"--shuffle units leaves nothing of --reverse {self.reverse}: use one of them")
+        if self.kind == "untrimmed" and (self.shuffle or self.reverse):
+            raise UsageError("--protocol untrimmed keeps the order of time: leave out --reverse and --shuffle")
 
     @property
     def name(self) -> str:
         """What a folder of its results is called: "u10" of Algorithm 1 with three crops."""
         taken = {"v4d": f"u{self.units_infer}", "tsn": f"tsn-u{self.units_infer}", "dense": f"dense-c{self.clips}"}
+        taken["untrimmed"] = f"untrimmed-{self.units_per_second:g}"
         parts = [taken[self.kind]]
         if self.crops != 3:
             parts.append(f"crops{self.crops}")
@@ -71,6 +81,8 @@ class Protocol:
 
     def __str__(self) -> str:
         taken = f"{self.clips} clips" if self.kind == "dense" else f"U_infer {self.units_infer}"
+        if self.kind == "untrimmed":
+            taken = f"{self.units_per_second:g} units per second"
         said = [f"protocol {self.kind}", taken, f"{self.crops} crop{'s' * (self.crops > 1)}"]
         said += [f"{self.reverse} reversed"] * bool(self.reverse) + [f"{self.shuffle} shuffled"] * bool(self.shuffle)
         return ", ".join(said)
@@ -87,13 +99,17 @@ class Protocol:
 
     def about(self, crops_cut: int) -> dict[str, Any]:
         """In JSON's types, given how many different crops there are: of square frames three are one."""
-        of_kind = {"clips": self.clips} if self.kind == "dense" else {"u_infer": self.units_infer}
+        of_kind: dict[str, Any] = {"clips": self.clips} if self.kind == "dense" else {"u_infer": self.units_infer}
+        if self.kind == "untrimmed":
+            of_kind = {"units_per_second": self.units_per_second, "windows": WINDOWS}
         shuffle = {"shuffle": self.shuffle, **({"shuffle_seed": self.shuffle_seed} if self.shuffle else {})}
         crops = crops_cut * (2 if self.mirrors else 1)
         return {"protocol": self.kind, **of_kind, "crops": crops, "reverse": self.reverse, **shuffle}
 
     def sampling(self, data: DataConfig) -> Sampling:
-        """What is taken of each video."""
+        """What is taken of each video, of an untrimmed one at a time."""
+        if self.kind == "untrimmed":
+            return replace(data.test_sampling(data.units), units=_CHUNK_UNITS, over="video")
         if self.kind == "dense":
             return replace(data.test_sampling(self.clips * data.units), clips=self.clips)
         return data.test_sampling(self.units_infer)
@@ -115,7 +131,7 @@ class Protocol:
         return x_NCTHW
 
     def scores(self, model: V4D, x_NCTHW: Tensor, units_train: int, activation: Activation) -> Tensor:
-        """The scores of videos in one crop each, (B, K) float32. The model must be in eval mode."""
+        """The scores of trimmed videos in one crop each, (B, K) float32. The model must be in eval mode."""
         if self.kind == "v4d":
             return video_scores(model, x_NCTHW, self.units_infer, units_train, activation=activation)
         if self.kind == "tsn":

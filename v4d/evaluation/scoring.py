@@ -35,7 +35,6 @@ def scored_batches(
     model.eval()
     scores = scores or recipe.train.loss
     units = recipe.data.units
-    mirrored = torch.tensor([(flip or {}).get(label, label) for label in range(model.num_classes)])
 
     def of(x: Tensor) -> Tensor:
         x = x if recipe.train.channels_last else x.contiguous()
@@ -48,8 +47,14 @@ def scored_batches(
             x = protocol.in_order(crop, batch.keys, units)
             seen = [of(x)]
             if protocol.mirrors:
-                of_mirrored_BK, mirrored = of(x.flip(-1)), mirrored.to(x.device)
-                seen.append(torch.where(mirrored < 0, seen[0], of_mirrored_BK[:, mirrored.clamp(min=0)]))
+                seen.append(turned_back(of(x.flip(-1)), seen[0], flip))
             total_BK = total_BK + sum(seen)
             count += len(seen)
         yield batch, total_BK / count
+
+
+def turned_back(of_mirrored_BK: Tensor, of_crop_BK: Tensor, flip: Mapping[int, int] | None) -> Tensor:
+    """The scores of mirrored crops, each class's being those of the class that it is mirrored; see scored_batches."""
+    mirrored = torch.tensor([(flip or {}).get(label, label) for label in range(of_crop_BK.shape[1])])
+    mirrored = mirrored.to(of_crop_BK.device)
+    return torch.where(mirrored < 0, of_crop_BK, of_mirrored_BK[:, mirrored.clamp(min=0)])

@@ -89,7 +89,8 @@ def comparison_tables(result: Comparison, a: str, b: str, changed: bool) -> Iter
 
 def titled(name: str, top_k: int) -> str:
     """What a measure is called: "top-1" for top1."""
-    return {"top1": "top-1", "top5": f"top-{top_k}"}.get(name, name.replace("_", " "))
+    special = {"top1": "top-1", "top5": f"top-{top_k}", "hit1": "Hit@1", "hit3": f"Hit@{min(3, top_k)}"}
+    return special.get(name, name.replace("_", " "))
 
 
 def _points(of: Difference) -> str:
