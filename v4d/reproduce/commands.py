@@ -73,9 +73,9 @@ def reproduce_command(render: Renderer) -> click.Command:
     ) -> None:
         """Train and evaluate the rows of one of the paper's tables, and print them beside its figures.
 
-        TABLE is table2a, table2c, table2d, table2e, table3, table4, table5, table6 or figure3. What is finished is not
-        done again, and the same command goes on where it was stopped. The result is written to OUT/TABLE.md and
-        OUT/TABLE.json too.
+        TABLE is table2a, table2c, table2d, table2e, table3, table4, table5, table6, figure3 or activitynet. What is
+        finished is not done again, and the same command goes on where it was stopped. The result is written to
+        OUT/TABLE.md and OUT/TABLE.json too.
 
         \b
         Example: v4d reproduce table2a --scale small

@@ -1,6 +1,6 @@
 """A table's rows as they came out beside the paper's figures, and what differs from the paper.
 
-Shape suffixes: N videos, S seeds, R resamples.
+Shape suffixes: N videos, K classes, R resamples.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.table import Table
 from preprocess.errors import DataError
 from v4d.config import Recipe
 from v4d.evaluation.bootstrap import Resamples, interval
+from v4d.evaluation.mean_average_precision import Ranking
 from v4d.evaluation.measures import ranks
 from v4d.evaluation.scores_file import Scores, read_scores
 from v4d.recipes.files import read_recipe
@@ -23,7 +24,7 @@ from v4d.reproduce.plan import Job, Plan
 from v4d.reproduce.tables import Measure, PaperRow, PaperTable
 
 _PLACES: dict[Measure, int] = {"top1": 1, "top5": 5}
-_TITLES: dict[Measure, str] = {"top1": "top-1", "top5": "top-5"}
+_TITLES: dict[Measure, str] = {"top1": "top-1", "top5": "top-5", "mean_average_precision": "mAP"}
 # Of a recipe's settings, those by which a result does not change, and the seed.
 _NO_MATTER = ("seed", "compile", "channels_last", "checkpoint_every", "validate_every", "keep_every")
 UNKNOWN = "\N{EN DASH}"
@@ -124,7 +125,7 @@ def table_result(plan: Plan, jobs: Sequence[Job]) -> TableResult:
     for row in plan.rows:
         of_row = [job for job in jobs if job.row == row]
         dumps = [read_scores(job.scores) for job in of_row]
-        figures = {name: _measured(dumps, _PLACES[name], of_row) for name in plan.table.measures}
+        figures = {name: _measured(name, dumps, of_row) for name in plan.table.measures}
         rows.append(RowResult(row, len(dumps[0].keys), len(dumps), figures))
     runs = {job.row.name: str(job.own.run) for job in jobs if job.seed == 0}
     is_whole = len(plan.rows) == len(plan.table.rows)
@@ -132,23 +133,33 @@ def table_result(plan: Plan, jobs: Sequence[Job]) -> TableResult:
     return TableResult(plan.table, plan.scale.name, tuple(rows), tuple(differences(plan, jobs)), then)
 
 
-def _measured(dumps: Sequence[Scores], places: int, jobs: Sequence[Job]) -> Measured:
-    """The share of videos with a label among the ``places`` highest scores."""
-    hits = []
+def _measured(name: Measure, dumps: Sequence[Scores], jobs: Sequence[Job]) -> Measured:
+    of_seeds, resampled = [], []
     for dump, job in zip(dumps, jobs, strict=True):
         if dump.keys != dumps[0].keys:
             raise DataError(f"{job.scores} is of other videos than {jobs[0].scores}: were some left out?")
         labelled = [number for number, labels in enumerate(dump.labels) if labels]
         if not labelled:
             raise DataError(f"{job.own.dataset.root} has no labels in its split val")
-        places_N = ranks(dump.scores_NK[labelled], [dump.labels[number] for number in labelled])
-        hits.append(places_N < min(places, dump.scores_NK.shape[1]))
-    hits_SN = np.stack(hits)
-    of_seeds = tuple(float(100 * share) for share in hits_SN.mean(axis=1))
-    resampled_R = Resamples(hits_SN.shape[1]).means(hits_SN.mean(axis=0)[:, None])[:, 0]
-    low, high = interval(100 * resampled_R)
+        share, share_R = _share(name, dump.scores_NK[labelled], [dump.labels[number] for number in labelled])
+        of_seeds.append(100 * share)
+        resampled.append(100 * share_R)
+    low, high = interval(np.mean(resampled, axis=0))
     spread = statistics.stdev(of_seeds) if len(of_seeds) > 1 else None
-    return Measured(statistics.fmean(of_seeds), low, high, spread, of_seeds)
+    return Measured(statistics.fmean(of_seeds), low, high, spread, tuple(of_seeds))
+
+
+def _share(name: Measure, scores_NK: np.ndarray, labels: list[tuple[int, ...]]) -> tuple[float, np.ndarray]:
+    """A figure, 0 to 1, and that of each resample of the videos, (R,), which are the same ones for each seed."""
+    resamples = Resamples(len(labels))
+    if name == "mean_average_precision":
+        labels_NK = np.zeros(scores_NK.shape, bool)
+        for video, of_video in enumerate(labels):
+            labels_NK[video, list(of_video)] = True
+        ranking = Ranking(scores_NK, labels_NK)
+        return ranking.mean(), resamples.figures(ranking.means)
+    hits_N = ranks(scores_NK, labels) < min(_PLACES[name], scores_NK.shape[1])
+    return float(hits_N.mean()), resamples.means(hits_N[:, None])[:, 0]
 
 
 def differences(plan: Plan, jobs: Sequence[Job]) -> Iterator[str]:
@@ -165,9 +176,7 @@ def differences(plan: Plan, jobs: Sequence[Job]) -> Iterator[str]:
     starts = {job.own.recipe.train.init for job in jobs if job.own.recipe.train.starts_from} if plan.starts else set()
     for start in sorted(starts):
         yield f"starts from {start}"
-    if plan.seeds and not any(row.paper for row in plan.rows):
-        yield "the paper's figures are not known here"
-    else:
+    if any(row.paper for row in plan.rows):
         yield "the paper does not say how many seeds its figures are of, and gives no interval"
     if plan.table.note:
         yield plan.table.note
@@ -177,9 +186,13 @@ def _data_differences(plan: Plan) -> Iterator[str]:
     paper, ours = plan.table.dataset, plan.dataset()
     counts = {split: ours.splits.get(split, {}).get("videos", 0) for split in ("train", "val")}
     said = f"{counts['train']:,} videos in train and {counts['val']:,} in val, of {len(ours.classes):,} classes"
-    its_own = f"{paper.train:,} and {paper.val:,}, of {paper.classes:,}"
+    its_own = (
+        f"{paper.train:,} and {paper.val:,}, of {paper.classes:,}" if paper.train else "how many is not known here"
+    )
     if ours.kind != paper.kind:
         yield f"data: {ours.root} ({ours.kind}), {said}, in place of {paper.name} ({its_own})"
+    elif not paper.train:
+        yield f"data: {said}; how many the paper had is not known here"
     elif (counts["train"], counts["val"], len(ours.classes)) != (paper.train, paper.val, paper.classes):
         yield f"data: {said}; the paper's {paper.name} had {its_own}"
     if ours.size and ours.size[0] == ours.size[1]:

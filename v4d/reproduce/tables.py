@@ -17,7 +17,7 @@ from preprocess.errors import UsageError
 from v4d.config import nearest
 from v4d.evaluation.protocols import Kind, Protocol, Reverse
 
-Measure = Literal["top1", "top5"]
+Measure = Literal["top1", "top5", "mean_average_precision"]
 # What the paper has besides, for which there is nothing to train.
 _ELSEWHERE = {
     "table1": "v4d models shows its networks",
@@ -32,13 +32,13 @@ class _Part(BaseModel):
 
 
 class PaperDataset(_Part):
-    """A dataset as the paper had it: ``kind`` as ``v4d info`` says it, and videos and classes."""
+    """A dataset as the paper had it: ``kind`` as ``v4d info`` says it; videos and classes, 0 where not known."""
 
     name: str
     kind: str
-    train: int
-    val: int
-    classes: int
+    train: int = 0
+    val: int = 0
+    classes: int = 0
 
 
 class PaperRow(_Part):
@@ -91,10 +91,10 @@ class PaperTable(_Part):
 
 @cache
 def paper_tables() -> dict[str, PaperTable]:
-    """The tables by name, in the paper's order."""
+    """The tables by name, in the paper's order; figures and appendix come last."""
     return {
         file.stem: PaperTable.model_validate({"name": file.stem, **tomlkit.parse(file.read_text()).unwrap()})
-        for file in sorted(Path(__file__).parent.glob("*.toml"), key=lambda file: (file.stem[0] == "f", file.stem))
+        for file in sorted(Path(__file__).parent.glob("*.toml"), key=lambda file: (file.stem[0] != "t", file.stem))
     }
 
 
