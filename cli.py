@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,16 @@ from rich.console import Console
 
 from benchmarks.commands import bench
 from benchmarks.doctor.commands import doctor
-from preprocess.commands import console, preprocess, preprocess_with_progress
+from preprocess.commands import console, make_ordered_actions, preprocess
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.commands import runs
 from v4d.evaluation.commands import MAX_BAD_OPTION, compare, evaluate, evaluate_and_say
+from v4d.export.commands import export
 from v4d.models.commands import models
 from v4d.prediction.commands import cam, predict
 from v4d.recipes.commands import recipes
+from v4d.reproduce.commands import reproduce_command
 from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(cam)
 main.add_command(compare)
+main.add_command(export)
 main.add_command(runs)
 main.add_command(recipes)
+main.add_command(reproduce_command(make_ordered_actions))
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
@@ -340,10 +343,6 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     Example: v4d demo
     """
     from pipelines import MAX_BAD
-    from preprocess.ffmpeg import EncodeOptions
-    from preprocess.local import write_shards_locally
-    from preprocess.ordered_actions import SIZE, class_names, list_videos, render
-    from preprocess.progress import PreprocessProgress
     from v4d.demo import UNITS_INFER, VIDEOS_PER_CLASS, comparison, rivals
     from v4d.evaluation.evaluate import Request
     from v4d.evaluation.protocols import Protocol
@@ -352,13 +351,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     gpus = min(1, choose_gpus(gpus))
     root = out / f"seed-{seed}"
     videos, shards = root / "data" / "ordered-actions" / "videos", root / "shards" / "ordered-actions"
-    with PreprocessProgress(console, "rendered") as progress:
-        progress.start(len(class_names()) * sum(VIDEOS_PER_CLASS.values()), 0)
-        render(videos, VIDEOS_PER_CLASS, seed, workers, lambda: progress.video(True))
-    options = EncodeOptions(f"{SIZE}x{SIZE}")
-    executor = partial(write_shards_locally, workers=workers)
-    for line in preprocess_with_progress(list_videos(videos), shards, options, executor).lines():
-        console.print(line)
+    make_ordered_actions(videos, shards, VIDEOS_PER_CLASS, seed, workers)
     results = {}
     for name, recipe in rivals(seed).items():
         run = root / "runs" / name.lower()

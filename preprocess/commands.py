@@ -362,3 +362,22 @@ def preprocess_with_progress(
         return work(
             listing, out, options, write_shards, shard_size=shard_size, on_start=shown.start, on_video=shown.video
         )
+
+
+def make_ordered_actions(videos: Path, shards: Path, per_class: dict[str, int], seed: int, workers: int) -> None:
+    """Render the demo's videos and preprocess them, with ``per_class`` of each split, and say so.
+
+    What is there is kept. Raises DataError as ``render`` and ``preprocess`` do.
+    """
+    from preprocess.ffmpeg import EncodeOptions
+    from preprocess.local import write_shards_locally
+    from preprocess.ordered_actions import SIZE, class_names, list_videos, render
+    from preprocess.progress import PreprocessProgress
+
+    with PreprocessProgress(console, "rendered") as progress:
+        progress.start(len(class_names()) * sum(per_class.values()), 0)
+        render(videos, per_class, seed, workers, lambda: progress.video(True))
+    options = EncodeOptions(f"{SIZE}x{SIZE}")
+    executor = partial(write_shards_locally, workers=workers)
+    for line in preprocess_with_progress(list_videos(videos), shards, options, executor).lines():
+        console.print(line)

@@ -94,8 +94,8 @@ def test_the_papers_rows_differ_as_its_tables_say():
     base = known["mini_v4d_r18"]
     for name, changed in {
         "mini_tsn_r18": {"model": {"blocks_4d": ()}},
-        "mini_v4d_r18_k3111": {"model": {"kernel_4d": (3, 1, 1, 1)}},
-        "mini_v4d_r18_k3333": {"model": {"kernel_4d": (3, 3, 3, 3)}},
+        "mini_v4d_r18_k3111": {"model": {"blocks_4d": ("res4.1",), "kernel_4d": (3, 1, 1, 1)}},
+        "mini_v4d_r18_k3333": {"model": {"blocks_4d": ("res4.1",), "kernel_4d": (3, 3, 3, 3)}},
         "mini_v4d_r18_res3": {"model": {"blocks_4d": ("res3.1",)}},
         "mini_v4d_r18_res4": {"model": {"blocks_4d": ("res4.1",)}},
         "mini_v4d_r18_res5": {"model": {"blocks_4d": ("res5.1",)}},
@@ -118,6 +118,7 @@ def test_kinetics_is_trained_in_three_stages():
     assert (second.train.starts_from, third.train.starts_from) == (first.name, second.name)
     assert second.optim.frozen and not third.optim.frozen
     assert second.model == third.model
+    assert (third.data.units, third.data.frames, known["mini_v4d_r50"].data.frames) == (4, 8, 4)
     assert known["something_v1_v4d_r50"].train.starts_from == third.name
 
 

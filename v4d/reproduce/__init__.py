@@ -1,0 +1,1 @@
+"""The paper's tables as commands: their rows trained, evaluated, and set beside the paper's own figures."""
