@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -125,13 +125,14 @@ class EvalLoader:
         threads: int | None = None,
         max_bad: float = MAX_BAD,
         store: ShardStore | None = None,
+        keys: Collection[str] | None = None,
     ) -> None:
-        """Open a split; see TrainLoader.
+        """Open a split; see TrainLoader. With ``keys`` only the videos that have one of them are loaded.
 
         Raises DataError if there is none, UsageError if the device does not decode its codec, ValueError if
         ``ranks`` do not divide the batch.
         """
-        self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
+        self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks, keys)
         self.index = self._samples.index
         self.bad = BadVideos(max_bad, len(self._samples), ranks)
         resize = dataset.size is None or min(dataset.size) != sampling.crop

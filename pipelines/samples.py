@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -121,6 +121,15 @@ class _Taken:
             return row, part, (part.label,)
         return row, part._replace(label=row.label, frames=row.frames), row.labels
 
+    def numbers_of(self, keys: Collection[str]) -> list[int]:
+        """The numbers of the samples of the videos with these keys, in their order."""
+        wanted = frozenset(keys)
+        rows = [row for row, key in enumerate(self._index.column("key")) if key in wanted]
+        if self._segments is None:
+            return rows
+        numbers: list[int] = np.flatnonzero(np.isin(self._segments.row_numbers, rows)).tolist()
+        return numbers
+
 
 class TrainSamples:
     """Endless batches of a split for training; see TrainLoader."""
@@ -182,7 +191,7 @@ class TrainSamples:
 
 
 class EvalSamples:
-    """Each sample of a split once, in the order of the index; see EvalLoader."""
+    """Each sample of a split, or of some of its videos, once, in the order of the index; see EvalLoader."""
 
     def __init__(
         self,
@@ -193,6 +202,7 @@ class EvalSamples:
         crops: Literal[1, 3],
         rank: int,
         ranks: int,
+        keys: Collection[str] | None = None,
     ) -> None:
         """Open a split. Raises DataError if it is missing or empty, ValueError if ``ranks`` do not divide the batch."""
         rank_share(global_batch, ranks)
@@ -200,7 +210,8 @@ class EvalSamples:
         if not len(self.index):
             raise DataError(f"the split '{split}' of {dataset.root} holds no video")
         self._taken = _Taken(self.index, sampling)
-        self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
+        self._order = np.arange(len(self)) if keys is None else np.array(self._taken.numbers_of(keys), np.int64)
+        self.steps_per_epoch = steps_per_epoch(len(self._order), global_batch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
         # Of square frames the three crops are one and the same.
         is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
@@ -213,9 +224,8 @@ class EvalSamples:
 
     def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
-        order = np.arange(len(self))
         for step in range(first_step, self.steps_per_epoch):
-            numbers, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
+            numbers, valid = rank_slice(self._order, step, self._global_batch, self._rank, self._ranks)
             yield [Place(0, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
 
     def instead_of(self, place: Place) -> Place:
