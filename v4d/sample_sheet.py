@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipelines import Batch
+from v4d.captions import draw_caption
 
 _MOST_VIDEOS = 8
 _MOST_FRAMES = 4
@@ -36,10 +37,10 @@ def sample_sheet(batch: Batch, units: int, classes: Sequence[str]) -> np.ndarray
 
     width = units * (len(taken) * side + _GAP) - _GAP
     sheet = Image.new("RGB", (width, videos * (side + _CAPTION)))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_CAPTION - 4)
+    draw = ImageDraw.Draw(sheet)
     for row, of_video in enumerate(tiles_BUTHWC):
         top = row * (side + _CAPTION)
-        draw.text((2, top + 1), _caption(batch, row, classes), font=font)
+        draw_caption(draw, (2, top), _caption(batch, row, classes), _CAPTION - 4, width - 4)
         for unit, of_unit in enumerate(of_video):
             strip = np.concatenate(list(of_unit), axis=1)
             sheet.paste(Image.fromarray(strip), (unit * (len(taken) * side + _GAP), top + _CAPTION))
