@@ -26,6 +26,7 @@ from v4d.commands import runs
 from v4d.evaluation.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
+from v4d.report.commands import report
 from v4d.weights.commands import export_weights, import_weights
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ main.add_command(export_weights)
 main.add_command(evaluate)
 main.add_command(runs)
 main.add_command(recipes)
+main.add_command(report)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(
