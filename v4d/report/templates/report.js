@@ -139,7 +139,6 @@
       });
       canvas.style.width = canvas.style.height = `${image.width}px`;
       image.replaceWith(canvas);
-      readout.setAttribute("role", "status");
       drawPicture = () => {
         const place = new Array(count);
         for (const [at, number] of order.entries()) place[number] = at;
