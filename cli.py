@@ -23,7 +23,7 @@ from preprocess.commands import console, preprocess, preprocess_with_progress
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
 from v4d.commands import runs
-from v4d.evaluation.commands import MAX_BAD_OPTION, evaluate, evaluate_and_say
+from v4d.evaluation.commands import MAX_BAD_OPTION, compare, evaluate, evaluate_and_say
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
 from v4d.report.commands import report
@@ -72,6 +72,7 @@ main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
+main.add_command(compare)
 main.add_command(runs)
 main.add_command(recipes)
 main.add_command(report)
@@ -343,6 +344,8 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     from preprocess.ordered_actions import SIZE, class_names, list_videos, render
     from preprocess.progress import PreprocessProgress
     from v4d.demo import UNITS_INFER, VIDEOS_PER_CLASS, comparison, rivals
+    from v4d.evaluation.evaluate import Request
+    from v4d.evaluation.protocols import Protocol
     from v4d.launch import choose_gpus
 
     gpus = min(1, choose_gpus(gpus))
@@ -360,7 +363,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
         run = root / "runs" / name.lower()
         if not _train(recipe, shards, run, gpus, 1, MAX_BAD):
             return
-        results[name] = evaluate_and_say(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
+        results[name] = evaluate_and_say(Request(run, run / "eval", Protocol(units_infer=UNITS_INFER), batch=8), gpus)
     console.print(comparison(results))
 
 

@@ -6,7 +6,8 @@ Shape suffixes: N videos, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,50 @@ def write_scores(
             writer.write_table(table)
 
 
+def join_scores(path: Path, parts: Sequence[Path], about: dict[str, Any]) -> int:
+    """Write the videos of several dumps as one, whole or not at all, a part at a time. Returns how many they are.
+
+    Raises DataError as ``read_scores``.
+    """
+    schema = _SCHEMA.with_metadata({"v4d": json.dumps(about)})
+    videos = 0
+    with replace_atomically(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with pa.ipc.new_file(sink, schema) as writer:
+            for part in parts:
+                with _opened(part) as reader:
+                    table = reader.read_all()
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+                videos += len(table)
+    return videos
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What made a dump, given its file. Raises DataError as ``read_scores``."""
+    with _opened(path) as reader:
+        about: dict[str, Any] = json.loads(reader.schema.metadata[b"v4d"])
+        return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The reader of a dump. Raises DataError, in the block too."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            yield pa.ipc.open_file(source)
+    except FileNotFoundError:
+        raise DataError(f"there are no scores at {path}: v4d eval writes them") from None
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{path} holds no scores of v4d eval, or is damaged: {error}") from None
+
+
 def read_scores(path: Path) -> Scores:
     """Read a dump: the file, or the folder that holds it.
 
     Raises DataError if it is missing, damaged or none.
     """
     path = path / SCORES if path.is_dir() else path
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
+    with _opened(path) as reader:
+        table = reader.read_all()
         about = json.loads(table.schema.metadata[b"v4d"])
         if "labels" not in table.column_names:
             raise DataError(f"{path} is of an older version of v4d: evaluate again")
@@ -80,12 +116,8 @@ def read_scores(path: Path) -> Scores:
         scores_NK = flat.astype(np.float32, copy=False).reshape(len(table), classes)
         labels = tuple(map(tuple, table["labels"].to_pylist()))
         dump = Scores(tuple(table["key"].to_pylist()), table["label"].to_numpy(), labels, scores_NK, about)
-        if any(not 0 <= label < classes for of_video in labels for label in of_video):
-            raise DataError(f"{path} holds labels that are none of its {classes} classes")
-        if not np.isfinite(scores_NK).all():
-            raise DataError(f"{path} holds scores that are no numbers")
-        return dump
-    except FileNotFoundError:
-        raise DataError(f"there are no scores at {path}: v4d eval writes them") from None
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{path} holds no scores of v4d eval, or is damaged: {error}") from None
+    if any(not 0 <= label < classes for of_video in labels for label in of_video):
+        raise DataError(f"{path} holds labels that are none of its {classes} classes")
+    if not np.isfinite(scores_NK).all():
+        raise DataError(f"{path} holds scores that are no numbers")
+    return dump
