@@ -14,6 +14,7 @@ import numpy as np
 from preprocess.errors import DataError, UsageError
 from v4d.evaluation.measures import Figure, Measures, measures_of
 from v4d.evaluation.scores_file import SCORES, Scores, read_scores
+from v4d.evaluation.tables import titled
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,6 @@ class ClassRow:
     videos: int
     accuracy: float | None
     taken_for: tuple[str, int] | None
-
-
-_TITLES = {
-    "top1": "Top-1",
-    "top5": "Top-{top_k}",
-    "mean_class_accuracy": "Mean class accuracy",
-    "calibration_error": "Calibration error",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +78,7 @@ class Evaluation:
 
     def title(self, figure: str) -> str:
         """What the page calls one of the ``measures``."""
-        return _TITLES.get(figure, figure.replace("_", " ").capitalize()).format(top_k=self.measures.top_k)
+        return titled(figure, self.measures.top_k).capitalize()
 
     def classes(self) -> list[ClassRow]:
         """All classes, the least accurate first, those without videos last."""

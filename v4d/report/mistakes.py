@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from pipelines import EvalLoader
+from pipelines.segments import read_segments
 from preprocess.errors import DataError, V4dError
-from preprocess.index import read_dataset
+from preprocess.index import Index, read_dataset
 from v4d.activation_maps import activation_maps
 from v4d.activation_sheet import MapRow, overlaid_frames
 from v4d.checkpoint import checkpoints_in
@@ -105,18 +106,15 @@ def _pictures(
         device=device,
         crops=1,
         max_bad=1.0,
-        keys={mistake.key for mistake in mistakes},
     )
     model = trained.model.to(device).eval() if trained else None
-    wanted = {(mistake.key, mistake.occurrence): mistake for mistake in mistakes}
-    seen: Counter[str] = Counter()
+    numbers = _sample_numbers(loader.index, recipe.data.over, mistakes)
     found = {}
-    for batch in loader:
-        (key,), (x_NCTHW,) = batch.keys, batch.crops
-        mistake = wanted.get((key, seen[key]))
-        seen[key] += 1
-        # With another label it is not the video that was evaluated.
-        if mistake is None or int(batch.labels_B[0]) != mistake.label:
+    # Of one video each, batches have the numbers of the samples.
+    for mistake, batch in zip(numbers, loader.at(list(numbers.values())), strict=True):
+        (x_NCTHW,) = batch.crops
+        # Another label, or another key, is that of another video, or of one that stands in for it.
+        if batch.keys != (mistake.key,) or int(batch.labels_B[0]) != mistake.label:
             continue
         frames_UTHWC = x_NCTHW.permute(0, 2, 3, 4, 1).cpu().numpy()
         middle = frames_UTHWC.shape[1] // 2
@@ -127,6 +125,21 @@ def _pictures(
             row = MapRow("", "", mistake.confidence, found_maps.maps_BUTHW[0].numpy())
             maps = tuple(_as_jpeg(picture) for picture in overlaid_frames(frames_UTHWC, row, [middle], _SIDE)[:, 0])
         found[mistake] = Pictures(tuple(_as_jpeg(picture) for picture in frames_UTHWC[:, middle]), maps)
+    return found
+
+
+def _sample_numbers(index: Index, over: str, mistakes: Sequence[Mistake]) -> dict[Mistake, int]:
+    """The numbers of the samples in the split, of those mistakes whose keys it has."""
+    keys = index.column("key")
+    rows = read_segments(index).row_numbers.tolist() if over == "segment" else range(len(keys))
+    wanted = {(mistake.key, mistake.occurrence): mistake for mistake in mistakes}
+    seen: Counter[str] = Counter()
+    found = {}
+    for number, row in enumerate(rows):
+        key = keys[row]
+        if mistake := wanted.get((key, seen[key])):
+            found[mistake] = number
+        seen[key] += 1
     return found
 
 
