@@ -123,7 +123,7 @@ def _pairs(names: Sequence[str], confusion_KK: np.ndarray) -> list[Pair]:
 
 def _opacities() -> list[int]:
     """Of the levels, 0 to 255; that of the first is seen on white and on black."""
-    return [0, *(round(255 * (0.28 + 0.72 * level / _LEVELS)) for level in range(1, _LEVELS + 1))]
+    return [0, *(round(255 * (0.4 + 0.6 * level / _LEVELS)) for level in range(1, _LEVELS + 1))]
 
 
 def _picture(levels_KK: np.ndarray) -> str:
