@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,12 +14,16 @@ import torch
 from PIL import Image
 
 from pipelines import EvalLoader
-from preprocess.index import read_dataset
+from preprocess.index import as_record_batch, read_dataset, write_index
+from tests.v4d.conftest import TINY
 from tests.v4d.report.conftest import random_scores, v4d
 from v4d.activation_maps import activation_maps
 from v4d.activation_sheet import MapRow, overlaid_frames
 from v4d.evaluation.measures import measures_of
 from v4d.evaluation.scores_file import read_scores, write_scores
+from v4d.recipes.files import load_recipe
+from v4d.report.evaluations import Mistake
+from v4d.report.mistakes import _sample_numbers
 from v4d.runs import read_record
 from v4d.trained import load_run
 
@@ -164,6 +169,20 @@ def test_the_surest_mistakes_are_shown_with_their_own_frames_and_maps(evaluated)
             assert np.abs(found[1] - over[unit]).mean() < 6
             # These bounds tell one frame from another.
             assert np.abs(found[0] - over[unit]).mean() > 12
+
+
+def test_a_segment_is_found_behind_the_others_of_its_video(dataset, tmp_path):
+    copy = shutil.copytree(dataset.root, tmp_path / "copy")
+    index = read_dataset(copy).split("val")
+    rows = [replace(row, segments=((row.label, 0.0, 0.3),) * (number % 3)) for number, row in enumerate(index)]
+    write_index(copy / "val" / "index.arrow", [as_record_batch(rows)], index.metadata)
+    # A video without a segment is one: 1, 1, 2, 1, 1, 2 and so on.
+    mistakes = [Mistake(rows[row].key, nth, 0, 1, 0.9, 0.1) for row, nth in ((2, 1), (5, 0), (4, 1))]
+    numbers = _sample_numbers(read_dataset(copy).split("val"), "segment", mistakes)
+    assert numbers == {mistakes[0]: 3, mistakes[1]: 6}
+    take = load_recipe("demo", (*TINY, "data.over=segment")).data.test_sampling(4)
+    loader = EvalLoader(read_dataset(copy), "val", take, global_batch=1, device=torch.device("cpu"), crops=1)
+    assert [batch.keys for batch in loader.at([3, 6])] == [(rows[2].key,), (rows[5].key,)]
 
 
 def test_it_is_the_same_again_and_leaves_nothing_else(copy):
