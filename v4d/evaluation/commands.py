@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -182,7 +181,7 @@ def _default_folder(run: Path, name: str) -> Path:
 
 
 def evaluate_and_say(request: Request, gpus: int, procs: int = 1, max_bad: float | None = None) -> Accuracy:
-    """Evaluate as ``v4d.evaluation.evaluate.evaluate`` does, and print what is done and how long it took.
+    """Evaluate as ``v4d.evaluation.evaluate.evaluate`` does, and say what is done and how long it took.
 
     On as many processes as GPUs, or on the CPU on ``procs``. Raises Interrupted where it was stopped, and what
     ``evaluate`` raises.
@@ -197,7 +196,6 @@ def evaluate_and_say(request: Request, gpus: int, procs: int = 1, max_bad: float
     if is_main:
         on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
         console.print(f"evaluating {request.run}, split {request.split}, {request.protocol}, on {on}")
-    began = time.monotonic()
     show_warnings()
     result = launch(evaluate_on_ranks, (request, gpus), gpus, procs)
     if result is None:
@@ -205,6 +203,4 @@ def evaluate_and_say(request: Request, gpus: int, procs: int = 1, max_bad: float
             raise Interrupted
         # Another process of torchrun has the accuracy.
         sys.exit(0)
-    left_out = f", {result.left_out} left out" if result.left_out else ""
-    console.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     and where the network's scores are no numbers; UsageError for too few units, or no dataset; Interrupted where
     a signal asked it to stop.
     """
+    began = time.monotonic()
     trained = load_trained(request.run)
     recipe, protocol = trained.recipe, request.protocol
     protocol.check(recipe.data)
@@ -157,6 +159,9 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
         return None
     accuracy = _measured(request.out, loader.samples, about)
     parts.remove()
+    if request.again or not is_finished:
+        left_out = f", {accuracy.left_out} left out" if accuracy.left_out else ""
+        console.print(f"evaluated {accuracy.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return accuracy
 
 

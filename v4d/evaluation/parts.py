@@ -16,6 +16,8 @@ from preprocess.errors import DataError
 from v4d.evaluation.scores_file import join_scores, read_about, write_scores
 
 _LOCK = "lock"
+# It is let go a moment after the process that held it was killed.
+_SECONDS_FOR_THE_LOCK = 2
 # So many parts of a small split, that many processes find something to do; and so many videos of a large one at most,
 # which is what a kill costs.
 _PARTS, _MOST_VIDEOS = 64, 256
@@ -47,7 +49,7 @@ class Parts:
             if folder != self._folder and not is_held(folder / _LOCK):
                 remove_folder(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with held(self._folder / _LOCK, f"{self._out} is being written by another v4d eval"):
+        with held(self._folder / _LOCK, f"{self._out} is being written by another v4d eval", _SECONDS_FOR_THE_LOCK):
             remove_left_overs(self._out, below=False)
             remove_left_overs(self._folder)
             if anew and not self.missing():
