@@ -27,6 +27,7 @@ from v4d.export.commands import export
 from v4d.models.commands import models
 from v4d.prediction.commands import cam, predict
 from v4d.recipes.commands import recipes
+from v4d.report.commands import report
 from v4d.reproduce.commands import reproduce_command
 from v4d.weights.commands import export_weights, import_weights
 
@@ -80,6 +81,7 @@ main.add_command(export)
 main.add_command(runs)
 main.add_command(recipes)
 main.add_command(reproduce_command(make_ordered_actions))
+main.add_command(report)
 
 _DATASET = click.argument("data", type=_PATH, required=False)
 _READERS = click.option(

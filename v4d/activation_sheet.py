@@ -143,6 +143,15 @@ def overlay_clip(frames_UTHWC: np.ndarray, rows: Sequence[MapRow]) -> np.ndarray
     return clip
 
 
+def overlaid_frames(frames_UTHWC: np.ndarray, row: MapRow, frames: Sequence[int], side: int) -> np.ndarray:
+    """Some frames of each unit in grey with the map's colours over them: (U, T, side, side, 3) uint8 RGB.
+
+    Raises ValueError if the map has other units or frames than the video.
+    """
+    _see_that_maps_fit(frames_UTHWC, [row])
+    return _overlaid(frames_UTHWC, row, _Band(range(len(frames_UTHWC)), list(frames)), side)
+
+
 def coloured(values: np.ndarray) -> np.ndarray:
     """The colours of values from 0 to 1, of any shape: (..., 3) float32 RGB, 0 to 255."""
     at = np.clip(values, 0, 1) * (len(_MAGMA) - 1)
