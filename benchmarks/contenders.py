@@ -23,8 +23,8 @@ from benchmarks.files import (
     has_frames_of_originals,
     originals,
 )
-from benchmarks.plan import packet_cost
 from benchmarks.routes import OurLoader, WholeFiles
+from benchmarks.same_batches import packet_cost
 from benchmarks.turns import Route, Work
 from benchmarks.whole_files import DECODERS
 from preprocess.errors import DataError
