@@ -71,7 +71,7 @@ def _of_dry_run(document: dict[str, Any], path: Path, asked: Asked) -> dict[str,
     if not document["tried"] or not videos:
         raise DataError(f"{path} tried no video")
     return {
-        "bytes_in_shard": _figure(document["bytes"] / videos, "bytes", path, "the machine of the dry run"),
+        "size": _figure(document["bytes"] / videos, "bytes a video", path, "the machine of the dry run"),
         "core_seconds": _figure(
             document["cpu_seconds"] / document["tried"], "CPU s/video", path, "the machine of the dry run"
         ),

@@ -67,12 +67,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Replaced:
-    """Figures that stand in for the constants: the user's own, or of a file; None where there are none."""
+    """Figures that stand in for the constants: the user's own, or of a file; None where there are none.
+
+    ``size`` is of a video's packets, in bytes, and ``core_seconds`` what preprocessing it takes.
+    """
 
     step: Figure | None = None
     loader: Figure | None = None
     loader_cpu: Figure | None = None
-    bytes_in_shard: Figure | None = None
+    size: Figure | None = None
     core_seconds: Figure | None = None
 
 
@@ -134,11 +137,11 @@ def plan(asked: Asked, replaced: Replaced | None = None) -> Plan:
     figures = {"training step": step}
 
     row = made_up_row(asked.codec, asked.frames, asked.fps)
-    by_constants = bytes_in_shard(row, asked.codec)
-    in_shard = by_constants if replaced.bytes_in_shard is None else replaced.bytes_in_shard.value
-    figures["bytes of a video"] = replaced.bytes_in_shard or packet_figure(asked.codec)
+    figures["size"] = replaced.size or packet_figure(asked.codec)
+    size = row.size if replaced.size is None else replaced.size.value
+    in_shard = size + bytes_in_shard(row, asked.codec) - row.size
     # Other content makes all packets larger or smaller.
-    read = bytes_read(row, recipe.data) * in_shard / by_constants
+    read = bytes_read(row, recipe.data) * size / row.size
     in_index = bytes_in_index(row)
     core_seconds = _core_seconds(asked, replaced, figures)
 
@@ -220,7 +223,7 @@ def _limits(
             machine.storage_bytes_per_s,
             "bytes/s a node",
             f"a local SSD on each node{compact}",
-            figures["bytes of a video"],
+            figures["size"],
         ),
     )
 

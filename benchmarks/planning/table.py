@@ -20,6 +20,7 @@ def as_tables(made: Plan) -> list[Table]:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
+    table.show_header = any(columns)
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, justify="left" if number in (0, len(columns) - 1) else "right")
     return table
@@ -101,7 +102,7 @@ def _rehearsal(made: Plan) -> Table:
 def _figures(made: Plan) -> Table:
     table = _table("where the figures are from", "", "", "")
     for name, figure in made.figures.items():
-        table.add_row(name, f"{figure.value:,.4g} {figure.unit}", _origin(figure))
+        table.add_row(name, _amount(figure.value, figure.unit), _origin(figure))
     return table
 
 

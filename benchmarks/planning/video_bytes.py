@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,10 @@ def packet_sizes(codec: str, frames: int) -> np.ndarray:
 
 
 def packet_figure(codec: str) -> Figure:
-    """Where ``packet_sizes`` are from: the size of a keyframe."""
-    (keyframe,) = (one for one in constants().packet if (one.codec, one.back) == (codec, 0))
-    return keyframe.figure()
+    """Where ``packet_sizes`` are from: the size of a keyframe, with those of the other packets beside it."""
+    keyframe, *others = sorted((one for one in constants().packet if one.codec == codec), key=lambda one: one.back)
+    sizes = ", ".join(f"{one.value:,.0f} at {one.back} back" for one in others)
+    return replace(keyframe.figure(), unit="bytes a keyframe", note=sizes)
 
 
 def references(codec: str, frames: int) -> np.ndarray:
