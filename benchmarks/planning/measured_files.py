@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparison import CPU
 from benchmarks.planning.constants import Figure
 from benchmarks.planning.plan import Asked, Replaced
 from preprocess.errors import DataError, UsageError
@@ -49,11 +50,12 @@ def _document(path: Path) -> dict[str, Any]:
 def _of_bench(document: dict[str, Any], path: Path, asked: Asked) -> dict[str, Figure]:
     data, share = asked.recipe.data, asked.recipe.train.share_of(asked.machine.gpus)
     _same(path, "the codec", document["codec"], asked.codec)
-    _same(path, "the device", document["device"], "cuda")
+    if document["device"] == CPU:
+        raise UsageError(f"{path}: it was measured on {CPU}, and the plan is of GPUs: run v4d bench data on one")
     _same(path, "units x frames", f"{document['units']}x{document['frames']}", f"{data.units}x{data.frames}")
     _same(path, "the stride", document["stride"], data.stride)
     (ours,) = (route for route in document["routes"] if route["ours"] and not route["problem"])
-    machine = f"a GPU with {document['cores']} CPU cores"
+    machine = f"{document['device']}, {document['cores']} CPU cores"
     found = {
         "loader": _figure(ours["videos_per_s"], "videos/s", path, machine),
         "loader_cpu": _figure(ours["cpu_ms_per_video"], "CPU ms/video", path, machine),

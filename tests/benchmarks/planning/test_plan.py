@@ -68,7 +68,7 @@ def test_room_and_preprocessing_may_bind_before_training():
 
 
 @given(videos=st.integers(1, 4000), gpus=st.integers(1, 64), more=st.integers(1, 64))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_more_gpus_never_take_longer(videos, gpus, more):
     few, many = (plan(asked(videos=videos, gpus=count), OWN) for count in (gpus, gpus + more))
     assert many.train_hours <= few.train_hours
@@ -78,7 +78,7 @@ def test_more_gpus_never_take_longer(videos, gpus, more):
 
 
 @given(videos=st.integers(1, 2000), times=st.integers(2, 4), codec=st.sampled_from(["mjpeg", "vp9", "h264"]))
-@settings(max_examples=9)
+@settings(max_examples=6)
 def test_room_and_core_hours_are_linear_in_the_videos(videos, times, codec):
     one, many = (plan(asked(videos=count, codec=codec), OWN) for count in (videos, times * videos))
     assert many.disk_bytes == pytest.approx(times * one.disk_bytes)
@@ -87,7 +87,7 @@ def test_room_and_core_hours_are_linear_in_the_videos(videos, times, codec):
 
 
 @given(cores=st.integers(1, 50), more=st.integers(1, 50), rate=st.floats(1, 1e4), faster=st.floats(1, 10))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_more_of_anything_never_takes_longer(cores, more, rate, faster):
     def hours(preprocess_cores, step, **machine):
         given_rate = Replaced(step=replace(OWN.step, value=step))
