@@ -64,12 +64,15 @@ class BatchStream:
         sampling: Sampling,
         videos: int,
         resize: bool,
+        size: tuple[int, int],
+        padded: bool,
         device: torch.device,
         threads: int,
         in_flight: InFlight,
     ) -> None:
         self._samples, self._reader, self._bad = samples, reader, bad
         self._codec, self._sampling, self._videos, self._resize = codec, sampling, videos, resize
+        self._size, self._padded = size, padded
         self._device, self._threads, self._in_flight = device, threads, in_flight
         self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
 
@@ -108,7 +111,7 @@ class BatchStream:
         given = self._sampling, self._videos, self._samples.crops
         on = self._device, self._threads, self._in_flight.ahead
         if self._device.type == "cuda" and self._codec == "mjpeg":
-            return CropsInGraph(*given, self._resize, *on)
+            return CropsInGraph(*given, self._resize, self._size, self._padded, *on)
         return CropsOfPictures(self._codec, *given, *on, cutters)
 
     def _hand_out(

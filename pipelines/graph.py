@@ -52,36 +52,44 @@ def picture_graph(
 def crop_graph(
     source: Callable[[], GraphInput],
     *,
-    pictures: int,
+    pieces: int,
     crops: int,
     crop: int,
     resize: bool,
+    padded: bool,
     device: torch.device,
     threads: int,
     ahead: int,
 ) -> Pipeline:
-    """Build the graph that decodes ``pictures`` JPEGs at a time and cuts ``crops`` squares of ``crop`` pixels.
+    """Build the graph that decodes up to ``pieces`` JPEGs at a time and cuts ``crops`` squares of ``crop`` pixels.
 
-    ``source`` is called for each batch, ``ahead`` of them in advance, and gives ``pictures`` packets, uint8, and for
-    each crop the upper left and the lower right corner (y, x) in each picture, (pictures, 2) float32. A picture whose
-    corners are swapped along x comes out mirrored. ``resize=False`` says that every crop is ``crop`` pixels wide and
-    high and none is mirrored: it is then cut out without a filter. The graph has ``crops`` outputs on ``device``, each
-    uint8, RGB, of shape (pictures, crop, crop, 3).
+    A JPEG may hold several pictures, one below the other. ``source`` is called for each batch, ``ahead`` of them in
+    advance, and gives the packets, uint8; for each its shape as pictures (pictures, H, W, 3), int32; with ``padded``
+    how many rows of these are to be seen, (1,) int32; and for each crop the upper left and the lower right corner
+    (y, x), float32: each an array with a row for each piece. Pictures whose corners are swapped along x come out
+    mirrored. ``resize=False`` says that every crop is ``crop`` pixels wide and high and none is mirrored: it is then
+    cut out without a filter. The graph has ``crops`` outputs on ``device``, a piece of each being uint8, RGB, of shape
+    (pictures, crop, crop, 3).
 
     Raises RuntimeError, as DALI does, from ``run()`` when a packet does not decode.
     """
-    graph = _pipeline(pictures, device, threads, ahead)
+    graph = _pipeline(pieces, device, threads, ahead)
     with graph:
-        packets, *corners = _inputs(source, types.UINT8, *[types.FLOAT] * 2 * crops)
-        pictures_HWC = _decoded(packets, device)
+        shown = [types.INT32] * padded
+        packets, shapes, *more = _inputs(source, types.UINT8, types.INT32, *shown, *[types.FLOAT] * 2 * crops)
+        pictures_FHWC = fn.reshape(_decoded(packets, device), shape=shapes, layout="FHWC")
+        if padded:
+            # A filter would read them at a crop's lower edge.
+            pictures_FHWC = fn.slice(pictures_FHWC, start=[0], shape=more[0], axis_names="H")
+        corners = more[padded:]
         outputs = []
         for start, end in zip(corners[::2], corners[1::2], strict=True):
             if resize:
                 to_size = {"size": (crop, crop), "interp_type": types.INTERP_LINEAR}
-                outputs.append(fn.resize(pictures_HWC, roi_start=start, roi_end=end, **to_size))
+                outputs.append(fn.resize(pictures_FHWC, roi_start=start, roi_end=end, **to_size))
             else:
                 region = {"start": fn.cast(start, dtype=types.INT32), "end": fn.cast(end, dtype=types.INT32)}
-                outputs.append(fn.slice(pictures_HWC, axis_names="HW", **region))
+                outputs.append(fn.slice(pictures_FHWC, axis_names="HW", **region))
         graph.set_outputs(*outputs)
     graph.build()
     return graph

@@ -13,6 +13,7 @@ from pipelines.bad_videos import BadVideos
 from pipelines.batch import Batch
 from pipelines.batch_stream import BatchStream
 from pipelines.in_flight import plan_in_flight
+from pipelines.jpeg import coded_rows
 from pipelines.order import rank_share
 from pipelines.packets import PacketReader
 from pipelines.samples import EvalSamples, Samples, Sampling, TrainSamples
@@ -188,6 +189,8 @@ def _stream(
         sampling=sampling,
         videos=videos,
         resize=resize,
+        size=size,
+        padded=dataset.size is None or coded_rows(size[1]) != size[1],
         device=device,
         threads=threads or decode_threads(),
         in_flight=plan_in_flight(

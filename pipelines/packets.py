@@ -5,22 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from isal import isal_zlib
 
+from pipelines.jpeg import JpegHeads
 from pipelines.shard_store import ShardStore
 from preprocess.errors import DataError
 from preprocess.index import IVF_HEADER, IVF_PACKET_HEADER, VideoRow, packet_offsets
 
 _IVF_HEADER = struct.Struct("<4sHH4sHHIIII")
 _FOURCC = {"vp9": b"VP90", "h264": b"H264"}
-_START_OF_FRAME, _START_OF_SCAN = 0xC0, 0xDA
-# Tables, restart interval, comment, application data.
-_JPEG_SEGMENTS = frozenset((_START_OF_FRAME, 0xDB, 0xC4, 0xDD, 0xFE, *range(0xE0, 0xF0)))
-# A scan begins within these: the tables of a picture in colour take at most 1,200.
-_LONGEST_JPEG_HEADER = 2048
 
 
 class Damaged(DataError):
@@ -33,13 +28,15 @@ class VideoPackets:
 
     ``packets`` are uint8 arrays in display order, views of the shard. ``positions`` (ascending, distinct, int64) are
     those of the wanted frames among them; ``take`` (frames,) int64 says for each frame asked for which of
-    ``positions`` it is, so a frame that is asked for twice is decoded once.
+    ``positions`` it is, so a frame that is asked for twice is decoded once. ``head`` is what all packets have before
+    their scan, if they are JPEGs and it is the same in all.
     """
 
     row: VideoRow
     packets: list[np.ndarray]
     positions: np.ndarray
     take: np.ndarray
+    head: bytes = b""
 
 
 def needed_packets(packet_back: np.ndarray, frames: Iterable[int]) -> list[int]:
@@ -74,7 +71,7 @@ class PacketReader:
     """Reads the packets of one split's videos. Safe to call from several threads."""
 
     def __init__(self, store: ShardStore, codec: str) -> None:
-        self._store, self._codec = store, codec
+        self._store, self._codec, self._jpegs = store, codec, JpegHeads()
 
     def announce(self, row: VideoRow, frames: np.ndarray) -> Wanted:
         """Begin to fetch what ``frames`` (int64, each 0 to ``row.frames`` - 1, any order) need.
@@ -99,21 +96,24 @@ class PacketReader:
         the row's size; DataError when a shard cannot be read.
         """
         row, needed = wanted.row, wanted.needed
-        packets = []
-        for frame, (start, size) in zip(needed, wanted.where, strict=True):
-            crc32 = row.packet_crc32.item(frame)
+        packets, heads = [], set()
+        crc32s = row.packet_crc32[needed].tolist()
+        for frame, (start, size), crc32 in zip(needed, wanted.where, crc32s, strict=True):
             packet = self._store.read(row.shard, start, size)
             if len(packet) != size or isal_zlib.crc32(packet) != crc32:
                 raise self.damaged(row, frame, start, "is damaged")
-            if self._codec == "mjpeg" and not is_jpeg(packet, row.width, row.height):
-                raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
+            if self._codec == "mjpeg":
+                heads.add(self._jpegs.head(packet, row.width, row.height))
+                if b"" in heads:
+                    raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
             if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
                 raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
             packets.append(packet)
         distinct = wanted.distinct
         place = {frame: i for i, frame in enumerate(distinct)}
         positions = np.arange(len(needed)) if needed is distinct else np.searchsorted(needed, distinct)
-        return VideoPackets(row, packets, positions, np.array([place[frame] for frame in wanted.asked]))
+        take = np.array([place[frame] for frame in wanted.asked])
+        return VideoPackets(row, packets, positions, take, heads.pop() if len(heads) == 1 else b"")
 
     def damaged(self, row: VideoRow, frame: int, start: int, what: str) -> Damaged:
         """What to say of a packet of ``frame`` that begins at byte ``start`` of its shard."""
@@ -147,27 +147,6 @@ def clip_stream(codec: str, clips: list[VideoPackets]) -> tuple[np.ndarray, np.n
     return np.concatenate(parts), np.concatenate(positions).astype(np.int32)
 
 
-def is_jpeg(packet: np.ndarray, width: int, height: int) -> bool:
-    """Whether a packet has the form of a JPEG of this size, baseline and in colour, up to its scan.
-
-    DALI 2.4 ends the whole process, more often than not, where one picture of a batch has none.
-    """
-    head = packet[:_LONGEST_JPEG_HEADER].tobytes()
-    if not head.startswith(b"\xff\xd8") or packet.item(-2) != 0xFF or packet.item(-1) != 0xD9:
-        return False
-    at, frames = 2, 0
-    try:
-        while head[at] == 0xFF and (marker := head[at + 1]) in _JPEG_SEGMENTS:
-            if marker == _START_OF_FRAME:
-                if head[at + 2 : at + 19] not in _jpeg_frames(width, height):
-                    return False
-                frames += 1
-            at += 2 + (head[at + 2] << 8 | head[at + 3])
-        return head[at] == 0xFF and head[at + 1] == _START_OF_SCAN and frames == 1
-    except IndexError:
-        return False
-
-
 def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
     """Whether a packet begins as a VP9 frame of profile 0, a keyframe with this size or a frame that is none.
 
@@ -183,18 +162,6 @@ def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
     # The sync code, four bits of colour, and the size.
     size = (width - 1) << 16 | (height - 1)
     return head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:], "big") >> 4 & 0xFFFFFFFF == size
-
-
-@lru_cache
-def _jpeg_frames(width: int, height: int) -> tuple[bytes, ...]:
-    """What a JPEG says of its frame: the length of that, 8 bits, size, and three components.
-
-    Each has its number, its sampling factors and its quantisation table. As the preprocessor writes them: chroma at
-    half width and height.
-    """
-    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    chroma = b"\x02\x11%c\x03\x11%c"
-    return tuple(b"\x00\x11\x08" + size + b"\x03\x01\x22\x00" + chroma % (table, table) for table in (0, 1))
 
 
 assert _IVF_HEADER.size == IVF_HEADER and struct.calcsize("<IQ") == IVF_PACKET_HEADER

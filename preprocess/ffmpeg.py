@@ -43,7 +43,7 @@ class _Codec(NamedTuple):
 
 _COMPACT = {"colorspace": "bt470bg", "color_range": "tv"}
 _CODECS = {
-    "mjpeg": _Codec(2, 31, 4, 1, "q:v", "full", {"vcodec": "mjpeg", "format": "mjpeg"}),
+    "mjpeg": _Codec(2, 31, 4, 1, "q:v", "full", {"vcodec": "mjpeg", "format": "mjpeg", "huffman": "default"}),
     # One packet for each frame, in order: nothing is looked ahead at, and no frame is hidden.
     "vp9": _Codec(
         *(0, 63, 37, 8, "crf", "limited"),

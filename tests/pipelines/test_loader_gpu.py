@@ -14,7 +14,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from torch.utils.dlpack import from_dlpack
 
-from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader
+from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader, jpeg
 from pipelines.crop_pictures import cut_crop
 from pipelines.graph import picture_graph
 from pipelines.packets import PacketReader, clip_stream
@@ -78,6 +78,19 @@ def test_the_gpu_gives_the_batches_of_the_cpu(data):
     most_mean, most = TOLERANCES[data.codec]
     assert mean <= most_mean
     assert worst <= most
+
+
+def test_joined_pictures_equal_single_ones(data, monkeypatch):
+    """JPEGs of a video as one, down to the last row, in colour: a GPU smooths nothing over the edges of pictures."""
+    if data.codec != "mjpeg":
+        pytest.skip("other codecs lie in streams")
+    batches = {}
+    for least_pieces in (1, 10**9):
+        monkeypatch.setattr(jpeg, "_LEAST_PIECES", least_pieces)
+        batches[least_pieces] = [crop.clone() for batch in loaders(data, GPU) for crop in batch.crops]
+    monkeypatch.undo()
+    assert batches[1]
+    assert all(torch.equal(one, other) for one, other in zip(*batches.values(), strict=True))
 
 
 def whole_video(data, split, row):
