@@ -95,10 +95,11 @@ class Constants(BaseModel):
     loader_cpu: tuple[LoaderConstant, ...]
     packet: tuple[PacketConstant, ...]
     encode: tuple[EncodeConstant, ...]
+    listed: tuple[Constant, ...]
 
     def every(self) -> list[Constant]:
         """Each constant, of all kinds."""
-        return [*self.step, *self.loader, *self.loader_cpu, *self.packet, *self.encode]
+        return [*self.step, *self.loader, *self.loader_cpu, *self.packet, *self.encode, *self.listed]
 
 
 @cache

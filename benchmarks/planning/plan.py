@@ -104,6 +104,7 @@ class Plan:
     bytes_per_video: float
     shard_bytes: float
     index_bytes: float
+    list_bytes: float
     bytes_read: float
     core_hours: float
     preprocess_hours: float | None
@@ -144,6 +145,8 @@ def plan(asked: Asked, replaced: Replaced | None = None) -> Plan:
     read = bytes_read(row, recipe.data) * size / row.size
     in_index = bytes_in_index(row)
     core_seconds = _core_seconds(asked, replaced, figures)
+    (listed,) = constants().listed
+    figures["list of videos"] = listed.figure()
 
     rehearsal = rehearse(asked.videos, recipe.train.global_batch, machine.gpus)
     core_hours = asked.videos * core_seconds / 3600
@@ -158,6 +161,7 @@ def plan(asked: Asked, replaced: Replaced | None = None) -> Plan:
         bytes_per_video=in_shard,
         shard_bytes=shard_bytes,
         index_bytes=asked.videos * in_index,
+        list_bytes=asked.videos * listed.value,
         bytes_read=read,
         core_hours=core_hours,
         preprocess_hours=_preprocess_hours(core_seconds, rehearsal, machine.preprocess_cores),

@@ -25,8 +25,6 @@ from preprocess.shards import plan_shards
 _SEED, _EPOCH = 0, 0
 # An index of so many rows is written and read; its memory grows with the rows.
 _INDEX_ROWS = 65_536
-# So many records of a plan are made; its memory grows with them too.
-_RECORDS = 20_000
 # So many steps, spread over the epoch, are asked of every rank by itself.
 _STEPS_BY_RANK = 16
 # The loader holds the order of this epoch and of the next.
@@ -52,10 +50,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was found; bytes and seconds are of one rank, but those of the plan of shards.
+    """What was found; bytes and seconds are of one rank.
 
     ``index_bytes`` is the memory of an opened index of which each part was used, ``order_bytes`` that of the orders
-    that a loader holds. ``plan_bytes`` is the memory of the list of videos while ``v4d preprocess`` runs.
+    that a loader holds.
     """
 
     balance: Balance
@@ -65,7 +63,6 @@ class Rehearsal:
     order_bytes: int
     open_seconds: float
     index_bytes: int
-    plan_bytes: int
     index_rows: int
 
     @property
@@ -97,7 +94,6 @@ def rehearse(videos: int, global_batch: int, ranks: int) -> Rehearsal:
         order_bytes=_ORDERS_HELD * order.nbytes,
         open_seconds=opened * videos / rows,
         index_bytes=round(of_index * videos / rows),
-        plan_bytes=_plan_bytes(videos),
         index_rows=rows,
     )
 
@@ -127,22 +123,11 @@ def _balance(order: np.ndarray, global_batch: int, ranks: int) -> Balance:
     )
 
 
-def _record(number: int) -> VideoRecord:
-    name = f"class {number % 400:03d}/video-{number:011d}"
-    return VideoRecord(name, Path(f"/videos/train/{name}.mp4"), (number % 400,), "train")
-
-
 def _shards(videos: int) -> tuple[int, int]:
     """How many shards there will be, and how many videos the largest holds: of one record, again and again."""
-    plans = plan_shards(Path(), Path(), [_record(0)] * videos, EncodeOptions(), None, {})
+    record = VideoRecord("video", Path("video.mp4"), (0,), "train")
+    plans = plan_shards(Path(), Path(), [record] * videos, EncodeOptions(), None, {})
     return len(plans), max(len(plan.records) for plan in plans)
-
-
-def _plan_bytes(videos: int) -> int:
-    count = min(videos, _RECORDS)
-    with _memory() as held:
-        records = [_record(number) for number in range(count)]
-    return round(held[0] * videos / len(records))
 
 
 def _index(rows: int) -> tuple[float, int]:

@@ -40,6 +40,7 @@ def _totals(made: Plan) -> Table:
     if made.preprocess_hours is not None:
         hours += f", {duration(made.preprocess_hours)}"
     _row(table, made, "preprocessing", hours, wall)
+    table.add_row("", size(made.list_bytes), "of memory for the list of videos, beside the workers")
     epochs, balance = recipe.optim.epochs, made.rehearsal.balance
     at_least = "" if asked.efficiency < 1 or machine.gpus == 1 else "at least "
     said = f"{epochs} epochs of {duration(made.epoch_hours)}, {balance.steps:,} steps of {recipe.train.global_batch:,}"
@@ -95,7 +96,6 @@ def _rehearsal(made: Plan) -> Table:
     table.add_row("index and order", f"{size(per_node)} a node", f"a rank: {of_rank}; {of_file}")
     order = f"the order of an epoch {found.order_seconds:.2g} s, the index {found.open_seconds * 1e3:.2g} ms"
     table.add_row("start of a rank", f"{found.start_seconds:.2g} s", order)
-    table.add_row("list of videos", size(found.plan_bytes), "memory of v4d preprocess, beside its workers")
     return table
 
 

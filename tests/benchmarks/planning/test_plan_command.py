@@ -22,7 +22,7 @@ def test_it_says_what_it_comes_to_and_what_binds():
     said = words(planned("--batch-per-gpu", "16", "--preprocess-cores", "64", "--cores-per-gpu", "16"))
     for part in (
         "3,000 videos of 300 frames, mjpeg, k400_v4d_r50, 8 h100 in 1 node",
-        "disk 12.4 GB 4.12 MB a video",
+        "disk 12.9 GB 4.28 MB a video",
         "24 steps of 128",
         "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 measured",
         "loader 116 videos/s a GPU not measured not measured",
