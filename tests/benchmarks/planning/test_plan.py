@@ -49,6 +49,10 @@ def test_what_binds_is_the_scarcest():
     storage = plan(asked(cores_per_gpu=1.0, storage_bytes_per_s=50e6))
     assert storage.bound_by == "storage"
     assert storage.videos_per_s == pytest.approx(50e6 / (16 * 14_275))
+    # The GPUs of a node share what it reads: five GPUs lie on nodes of two.
+    shared = plan(asked(gpus=5, gpus_per_node=2, storage_bytes_per_s=100e6))
+    assert shared.videos_per_s == pytest.approx(storage.videos_per_s)
+    assert shared.asked.machine.nodes == 3
     loader = plan(asked(codec="h264"))
     assert (loader.bound_by, loader.videos_per_s) == ("loader", 220.0)
     assert "mjpeg" in loader.relief
