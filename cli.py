@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.commands import bench
 from benchmarks.doctor.commands import doctor
+from benchmarks.planning.commands import plan
 from preprocess.commands import console, make_ordered_actions, preprocess
 from preprocess.errors import V4dError
 from preprocess.index import VERSION
@@ -71,6 +72,7 @@ main.add_command(preprocess)
 main.add_command(models)
 main.add_command(bench)
 main.add_command(doctor)
+main.add_command(plan)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)

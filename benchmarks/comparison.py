@@ -14,6 +14,8 @@ from rich.table import Column, Table
 from benchmarks.turns import Route, RouteFailed, Turn, Work, take_turn
 from v4d.beside_model import SlowDown
 
+# What ``About.device`` says where no GPU was measured.
+CPU = "the CPU"
 # The extra v4d[bench] has them all; these are the names they go by on the package index.
 PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "cv2": "opencv-python-headless", "av": "av"}
 # Other frames, another crop or swapped colours are below it; another encoding of the same pictures is above.

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from benchmarks.comparison import About, Contender, Result, measure, missing_packages
+from benchmarks.comparison import CPU, About, Contender, Result, measure, missing_packages
 from benchmarks.dali_routes import DaliReader, DaliWholeFiles
 from benchmarks.files import (
     H264_LONG,
@@ -23,8 +23,8 @@ from benchmarks.files import (
     has_frames_of_originals,
     originals,
 )
-from benchmarks.plan import packet_cost
 from benchmarks.routes import OurLoader, WholeFiles
+from benchmarks.same_batches import packet_cost
 from benchmarks.turns import Route, Work
 from benchmarks.whole_files import DECODERS
 from preprocess.errors import DataError
@@ -141,7 +141,7 @@ def describe(dataset: Dataset, work: Work, repeats: int) -> About:
         codec=dataset.codec,
         split=work.split,
         videos=len(dataset.split(work.split)),
-        device="the CPU" if work.device == "cpu" else torch.cuda.get_device_name(),
+        device=CPU if work.device == "cpu" else torch.cuda.get_device_name(),
         cores=os.cpu_count() or 1,
         threads=work.threads,
         batch=work.batch,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
-from benchmarks.plan import planned
+from benchmarks.same_batches import planned
 from benchmarks.turns import Given, RouteFailed, Work
 from pipelines.graph import dali_reason
 from pipelines.samples import Sample

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from benchmarks.plan import SEED, planned
+from benchmarks.same_batches import SEED, planned
 from benchmarks.turns import Given, RouteFailed, Work
 from benchmarks.whole_files import DECODERS, NEEDS
 from pipelines import TrainLoader

@@ -23,11 +23,15 @@ from preprocess.sources import Unreadable
 _FEWEST_TRIED = 8
 _TRIED_PER_WORKER = 2
 _MISSING_SHOWN = 10
+_TOLD = ("videos", "tried", "rejected", "videos_per_second", "hours", "codec", "cpu_seconds")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Videos found per split, those that are missing, and what ``tried`` videos say of the rest on this machine."""
+    """Videos found per split, those that are missing, and what ``tried`` videos say of the rest on this machine.
+
+    ``cpu_seconds`` is the CPU time, of all processes, that they took.
+    """
 
     videos: dict[str, int]
     missing: tuple[VideoRecord, ...]
@@ -38,6 +42,8 @@ class Estimate:
     hours: float
     size: int
     free: int
+    codec: str
+    cpu_seconds: float
 
     def lines(self, workers: int) -> list[str]:
         """What to tell a person."""
@@ -60,7 +66,7 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         missing = [{"key": r.key, "split": r.split, "reason": r.problem} for r in self.missing]
-        about = {name: getattr(self, name) for name in ("videos", "tried", "rejected", "videos_per_second", "hours")}
+        about = {name: getattr(self, name) for name in _TOLD}
         return about | {"bytes": self.size, "bytes_free": self.free, "notes": self.notes, "missing": missing}
 
 
@@ -73,7 +79,7 @@ def estimate(listing: Listing, data: Path, options: EncodeOptions, workers: int)
     found = [record for record in records if not record.problem]
     chosen = sorted(found, key=lambda record: hashlib.sha256(record.key.encode()).digest())
     chosen = chosen[: max(_FEWEST_TRIED, _TRIED_PER_WORKER * workers)]
-    began = time.monotonic()
+    began, cpu = time.monotonic(), _cpu_seconds()
     with stop_signals() as asked, ThreadPoolExecutor(workers) as executor:
         sizes = list(executor.map(lambda record: _encoded_size(record, options, asked.is_set), chosen))
     rate = len(chosen) / max(time.monotonic() - began, 1e-9)
@@ -87,6 +93,8 @@ def estimate(listing: Listing, data: Path, options: EncodeOptions, workers: int)
         hours=len(found) / rate / 3600 if chosen else 0.0,
         size=round(sum(size or 0 for size in sizes) * len(found) / max(len(chosen), 1)),
         free=_free(data),
+        codec=options.codec,
+        cpu_seconds=_cpu_seconds() - cpu,
     )
 
 
@@ -101,6 +109,12 @@ def _encoded_size(record: VideoRecord, options: EncodeOptions, stopped: Callable
             # There is nothing to go on from.
             raise Interrupted("stopped") from None
         return packets.seek(0, os.SEEK_END)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for."""
+    taken = os.times()
+    return taken.user + taken.system + taken.children_user + taken.children_system
 
 
 def _free(data: Path) -> int:

@@ -325,12 +325,18 @@ class Dataset:
         return index
 
 
-def read_dataset(root: Path) -> Dataset:
+def read_index(root: Path | str, split: str) -> Index:
+    """The videos of a split of the dataset in ``root``. Raises DataError if either is missing."""
+    return read_dataset(root).split(split)
+
+
+def read_dataset(root: Path | str) -> Dataset:
     """Read ``root``/dataset.json.
 
     Raises DataError if it is missing (no dataset, or one whose preprocessing has not finished), is no JSON, or
     was written for another version of the format.
     """
+    root = Path(root)
     path = root / "dataset.json"
     try:
         text = path.read_bytes()

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from benchmarks.comparison import Contender, as_comparison, measure, missing_packages, psnr
 from benchmarks.contenders import compare_with_rivals, our_loader
 from benchmarks.files import H264_SHORT, encoded, few
-from benchmarks.plan import SEED, packet_cost, planned
 from benchmarks.routes import OurLoader, WholeFiles, corners
+from benchmarks.same_batches import SEED, packet_cost, planned
 from benchmarks.turns import RouteFailed, take_turn
 from benchmarks.whole_files import DECODERS
 from cli import main

@@ -79,7 +79,7 @@ def test_of_nothing_but_missing_videos(tmp_path):
 
 def test_only_some_of_many_missing_are_shown_to_a_person():
     missing = tuple(records_of(Path(), 0, missing=25))
-    said = Estimate({"train": 10_000}, missing, (), 8, 1, 2.0, 1.39, 3_500_000_000, 10**12)
+    said = Estimate({"train": 10_000}, missing, (), 8, 1, 2.0, 1.39, 3_500_000_000, 10**12, "mjpeg", 12.0)
     lines = said.lines(4)
     assert lines[:2] == ["found 10,000 train; missing 25", "missing in val: 25"]
     assert lines[2:12] == [f"  missing: m{i}" for i in range(10)]

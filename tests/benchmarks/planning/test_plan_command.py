@@ -1,0 +1,98 @@
+"""``v4d plan`` as it is typed."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+
+
+def planned(*arguments, code=0):
+    result = CliRunner().invoke(main, ["plan", "--videos", "3000", *arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_it_says_what_it_comes_to_and_what_binds():
+    said = words(planned("--batch-per-gpu", "16", "--preprocess-cores", "64", "--cores-per-gpu", "16"))
+    for part in (
+        "3,000 videos of 300 frames, mjpeg, k400_v4d_r50, 8 h100 in 1 node",
+        "disk 12.9 GB 4.28 MB a video",
+        "24 steps of 128",
+        "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 measured",
+        "loader 116 videos/s a GPU not measured not measured",
+        "docs/measurements.md, Training and loading, 2026-11-26, one H100",
+        "binds first: GPU; what would help: more GPUs",
+        "the least there can be (--efficiency 0.9",
+    ):
+        assert part in said
+
+
+def test_json_has_the_same_and_where_each_figure_is_from():
+    said = json.loads(planned("--batch-per-gpu", "16", "--json", "--disk", "0.001", "--storage", "500"))
+    assert said["asked"] == {
+        "videos": 3000,
+        "frames": 300,
+        "fps": 30.0,
+        "codec": "mjpeg",
+        "recipe": "k400_v4d_r50",
+        "global_batch": 128,
+        "epochs": 100,
+        "efficiency": 1.0,
+        "extrapolate": False,
+        "gpu": "h100",
+        "gpus": 8,
+        "gpus_per_node": 8,
+        "cores_per_gpu": None,
+        "storage_bytes_per_s": 5e8,
+        "disk_bytes": 1e9,
+        "preprocess_cores": None,
+    }
+    assert said["bound_by"] == "disk"
+    assert said["disk_bytes"] == pytest.approx(said["shard_bytes"] + said["index_bytes"])
+    assert said["hours"] is None
+    assert said["rehearsal"]["balance"]["steps"] == 24
+    for figure in said["figures"].values():
+        assert figure["basis"] == "measured"
+        assert all(figure[name] for name in ("unit", "source", "machine", "date"))
+    assert [limit["name"] for limit in said["limits"]] == ["GPU", "loader", "CPU", "storage"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "not measured: k400_v4d_r50 on h100 in batches of 8 on each, bf16, compiled"),
+        (["--gpu", "tpu"], "not measured: training on a GPU 'tpu' (there are h100, h200)"),
+        (["--gpus", "7"], "train.global_batch = 64 does not divide over 7 processes"),
+        (["--gpus", "1025", "--batch-per-gpu", "16"], "plans go up to 10,000,000 videos and 1,024 GPUs"),
+        (["--recipe", "k400_v4d_r51"], "there is no recipe 'k400_v4d_r51' (did you mean 'k400_v4d_r50'?)"),
+        (["--codec", "av1"], "'av1' is not one of"),
+        (["--efficiency", "1.5"], "1.5 is not in the range"),
+        (["--measured", "nowhere.json"], "'nowhere.json' does not exist"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(arguments, says):
+    assert says in words(planned(*arguments, code=2))
+
+
+def test_a_figure_of_ones_own_is_named():
+    said = words(planned("--gpu", "my own <GPU>", "--videos-per-second-per-gpu", "250"))
+    assert "training step 250 videos/s given, --videos-per-second-per-gpu" in said
+    assert "at 250 videos/s a GPU" in said
+    assert "8 my own <GPU> in 1 node" in said
+
+
+def test_what_is_extrapolated_is_called_so():
+    said = words(planned("--extrapolate"))
+    assert "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 extrapolated" in said
+    assert "in batches of 16, 8 were not measured" in said
+
+
+def test_it_explains_itself():
+    said = CliRunner().invoke(main, ["plan", "--help"]).output
+    assert "Example: v4d plan" in said
