@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from preprocess.console import console, notes
 
 if TYPE_CHECKING:
     from v4d.evaluation.evaluate import Accuracy
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 # Those of v4d.inference, which would import torch, for --help too.
 _SCORES = ("softmax", "logits", "sigmoid")
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -125,12 +125,10 @@ def evaluate_and_say(
 
     from pipelines import MAX_BAD
     from v4d.evaluation.evaluate import evaluate as work
-    from v4d.launch import show_warnings
 
     device = torch.device("cuda" if gpus else "cpu")
-    console.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
+    notes.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
     began = time.monotonic()
-    show_warnings()
     result = work(
         run,
         units_infer=u_infer,
@@ -139,10 +137,10 @@ def evaluate_and_say(
         split=split,
         batch=batch,
         out=out,
-        console=console,
+        console=notes,
         max_bad=MAX_BAD if max_bad is None else max_bad,
         scores=scores,
     )
     left_out = f", {result.left_out} left out" if result.left_out else ""
-    console.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
+    notes.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return result

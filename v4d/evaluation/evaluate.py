@@ -82,7 +82,9 @@ def evaluate(
     top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
     keys, labels, averages = [], [], []
     batches = scored_batches(model, loader, recipe, units_infer, scores)
-    for taken, scores_BK in track(batches, "videos", len(loader), console=console, transient=True):
+    for taken, scores_BK in track(
+        batches, "videos", len(loader), console=console, transient=True, disable=console.quiet
+    ):
         scores_BK = scores_BK.cpu()
         top1.update(scores_BK, taken.labels_B)
         top5.update(scores_BK, taken.labels_B)
