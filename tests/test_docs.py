@@ -97,6 +97,16 @@ def test_every_command_is_one(page, monkeypatch):
         assert result.exit_code == 0, (words, result.output)
 
 
+def test_every_option_that_is_spoken_of_is_there():
+    options = [option for command in (v4d, *ALL.values()) for option in command.params]
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    known |= {"--help", "--signals-to-handle", "--signal"}  # click's own, torchrun's and Slurm's
+    for page in PAGES:
+        for child in inline(page):
+            spoken_of = re.match(r"--[a-z-]+", child.content) if child.type == "code_inline" else None
+            assert not spoken_of or spoken_of[0] in known, (page.name, child.content)
+
+
 def test_enough_commands_are_found():
     found = [tuple(words) for page in PAGES for words in commands_of(page)]
     assert len(found) > 80
