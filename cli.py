@@ -176,7 +176,11 @@ def _progress(what: str, quiet: bool) -> Iterator[tuple[Console, Callable[[int, 
 
 @main.group()
 def index() -> None:
-    """Mend what lies beside the shards of a dataset."""
+    """Mend what lies beside the shards of a dataset.
+
+    \b
+    Example: v4d index rebuild
+    """
 
 
 @index.command()

@@ -40,7 +40,11 @@ class Shown:
 
 @click.group()
 def bench() -> None:
-    """Measure how fast it is on this machine."""
+    """Measure how fast it is on this machine.
+
+    \b
+    Example: v4d bench data
+    """
 
 
 @bench.command()

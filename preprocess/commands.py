@@ -174,7 +174,11 @@ _VAL_FRACTION = click.option(
 
 @click.group()
 def preprocess() -> None:
-    """Turn a dataset of videos into shards, by the layout it has."""
+    """Turn a dataset of videos into shards, by the layout it has.
+
+    \b
+    Example: v4d preprocess folder
+    """
 
 
 @preprocess.command()

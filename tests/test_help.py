@@ -45,8 +45,7 @@ def test_every_command_begins_with_a_sentence_and_has_an_example(of_each):
     first = re.split(r"\.(?:\s|$)", command.help or "", maxsplit=1)[0]
     assert first[:1].isupper() and "\n" not in first.strip(), first
     assert len(first) <= 110, first
-    if not isinstance(command, click.Group) or command.invoke_without_command:
-        assert f"  Example: v4d {' '.join(words)}" in said
+    assert f"  Example: v4d {' '.join(words)}" in said
 
 
 def test_every_option_says_what_it_is_and_its_default(of_each):
