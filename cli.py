@@ -21,7 +21,7 @@ from preprocess.commands import preprocess, preprocess_with_progress
 from preprocess.console import Verbosity, console, notes, saying, shows_progress, verbosity
 from preprocess.index import VERSION
 from v4d.commands import runs, train, train_and_say
-from v4d.evaluation.commands import evaluate, evaluate_and_say
+from v4d.evaluation.commands import compare, evaluate, evaluate_and_say
 from v4d.models.commands import models
 from v4d.recipes.commands import recipes
 from v4d.weights.commands import export_weights, import_weights
@@ -35,7 +35,7 @@ _PATH = click.Path(path_type=Path)
 _SECTIONS = {
     "Preprocess": ("preprocess", "verify", "info", "index", "plan"),
     "Train": ("train", "runs", "recipes", "models", "import-weights", "reproduce"),
-    "Evaluate and use": ("eval", "report", "predict", "cam", "export", "export-weights"),
+    "Evaluate and use": ("eval", "compare", "report", "predict", "cam", "export", "export-weights"),
     "Try and measure": ("demo", "doctor", "bench"),
 }
 
@@ -90,6 +90,7 @@ main.add_command(doctor)
 main.add_command(import_weights)
 main.add_command(export_weights)
 main.add_command(evaluate)
+main.add_command(compare)
 main.add_command(train)
 main.add_command(runs)
 main.add_command(recipes)
@@ -249,6 +250,8 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
     from preprocess.ordered_actions import SIZE, class_names, list_videos, render
     from preprocess.progress import PreprocessProgress
     from v4d.demo import UNITS_INFER, VIDEOS_PER_CLASS, comparison, rivals
+    from v4d.evaluation.evaluate import Request
+    from v4d.evaluation.protocols import Protocol
     from v4d.launch import choose_gpus
 
     gpus = min(1, choose_gpus(gpus))
@@ -266,7 +269,7 @@ def demo(out: Path, seed: int, gpus: int | None, workers: int) -> None:
         run = root / "runs" / name.lower()
         if not train_and_say(recipe, shards, run, gpus, 1, MAX_BAD):
             return
-        results[name] = evaluate_and_say(run, UNITS_INFER, gpus, None, "val", 8, run / "eval", None)
+        results[name] = evaluate_and_say(Request(run, run / "eval", Protocol(units_infer=UNITS_INFER), batch=8), gpus)
     console.print(comparison(results))
 
 

@@ -16,7 +16,7 @@ class Batch:
     """B videos on a device.
 
     Each tensor of ``crops`` is uint8, (B·U, C, T, H, W) in channels_last_3d layout, 0 to 255: one in training; in
-    evaluation three, or one where the three would be the same. JPEGs on a GPU: they share DALI's memory.
+    evaluation as many as asked for, or one where three would be the same. JPEGs on a GPU: they share DALI's memory.
     ``labels_B`` (int64, CPU) is that of what the crops show, after a flip: -1 for rows that do not count and for
     unlabelled videos; the first one where a video has several, all of which are in ``all_labels``. ``rows_B`` (int64,
     CPU) is the row in the index, and ``keys`` is its key; -1 and "" for rows that do not count: they fill up the last

@@ -1,4 +1,4 @@
-"""Which part of a frame is used: one crop and flip for a whole video in training, three squares in test."""
+"""Which part of a frame is used: one crop and flip for a whole video in training, squares in test."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _POSITIONS = (
     (0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (3, 1), (1, 3), (3, 3)
 )  # fmt: skip
 TRAIN_DRAWS = 3
+# Of the short side: 224 of 256 pixels, as ten-crop testing has it since Krizhevsky et al., NIPS 2012.
+_CORNER_SIDE = 7 / 8
 
 
 class Crop(NamedTuple):
@@ -49,3 +51,11 @@ def three_crops(width: int, height: int) -> tuple[Crop, Crop, Crop]:
     side, room_x, room_y = min(width, height), max(width - height, 0), max(height - width, 0)
     left, centre, right = (Crop(room_x * i // 2, room_y * i // 2, side, side) for i in range(3))
     return left, centre, right
+
+
+def five_crops(width: int, height: int) -> tuple[Crop, ...]:
+    """Squares of 7/8 of the short side: the four corners (upper ones first, left before right) and the centre."""
+    side = max(1, int(min(width, height) * _CORNER_SIDE))
+    room_x, room_y = width - side, height - side
+    places = ((0, 0), (room_x, 0), (0, room_y), (room_x, room_y), (room_x // 2, room_y // 2))
+    return tuple(Crop(x, y, side, side) for x, y in places)

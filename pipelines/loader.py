@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -109,7 +109,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Each sample of a split once, in the order of the index, with centred units and three crops or the centre one."""
+    """Each sample of a split once, in the order of the index, with centred units, or clips, and ``crops`` of each.
+
+    These are one in the centre, three along the longer side, or five smaller ones: the corners and the centre.
+    """
 
     def __init__(
         self,
@@ -119,7 +122,7 @@ class EvalLoader:
         *,
         global_batch: int,
         device: torch.device,
-        crops: Literal[1, 3] = 3,
+        crops: Literal[1, 3, 5] = 3,
         rank: int = 0,
         ranks: int = 1,
         threads: int | None = None,
@@ -134,9 +137,14 @@ class EvalLoader:
         self._samples = EvalSamples(dataset, split, sampling, global_batch, crops, rank, ranks)
         self.index = self._samples.index
         self.bad = BadVideos(max_bad, len(self._samples), ranks)
-        resize = dataset.size is None or min(dataset.size) != sampling.crop
+        resize = crops == 5 or dataset.size is None or min(dataset.size) != sampling.crop
         share = rank_share(global_batch, ranks)
         self._stream = _stream(self._samples, dataset, split, sampling, share, self.bad, resize, device, threads, store)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the split has, over all ranks."""
+        return len(self._samples)
 
     @property
     def crops(self) -> int:
@@ -152,6 +160,11 @@ class EvalLoader:
         return self._samples.steps_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.at(range(len(self)))
+
+    def at(self, steps: Sequence[int]) -> Iterator[Batch]:
+        """Some of the batches, by their numbers, in this order."""
+        self._samples.steps = steps
         # Each time through is a count of its own.
         self.bad.restart()
         return self._stream.run(0)

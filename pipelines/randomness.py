@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     UNITS = 1
     CROP = 2
     MIX = 3
+    SHUFFLE = 4
 
 
 def raw(seed: int, purpose: Purpose, epoch: int, sample: int, count: int) -> np.ndarray:

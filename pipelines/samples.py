@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, multiscale_crop, three_crops
+from pipelines.crops import SCALES, TRAIN_DRAWS, Crop, five_crops, multiscale_crop, three_crops
 from pipelines.order import rank_share, rank_slice, stand_in, steps_per_epoch, train_order
 from pipelines.randomness import Purpose, uniform
-from pipelines.sampling import centred_units, fit_stride, random_units
+from pipelines.sampling import centred_units, even_clips, fit_stride, random_units
 from pipelines.segments import Segment, read_segments
 from preprocess.errors import DataError
 from preprocess.index import Dataset, Index, VideoRow
@@ -27,7 +27,8 @@ class Sampling:
     but should see motion at the speed it knows.) ``crop`` is the side of the square that comes out, in pixels;
     ``scales`` are those of the multi-scale crop in training. ``over`` says what a sample is: a video, or with
     "segment" each segment of an untrimmed one, with its own label; units then lie in the segment alone. With
-    ``keyframe_starts`` units start on keyframes in training: see ``random_units``.
+    ``keyframe_starts`` units start on keyframes in training: see ``random_units``. In test ``clips``, which divides
+    ``units``, says that these lie in so many clips at even distances, in each one behind the other: see ``even_clips``.
     """
 
     units: int
@@ -39,6 +40,7 @@ class Sampling:
     scales: tuple[float, ...] = SCALES
     over: Literal["video", "segment"] = "video"
     keyframe_starts: bool = False
+    clips: int | None = None
 
     def stride_for(self, frames: int) -> int:
         """The stride for a sample of so many frames."""
@@ -190,7 +192,7 @@ class EvalSamples:
         split: str,
         sampling: Sampling,
         global_batch: int,
-        crops: Literal[1, 3],
+        crops: Literal[1, 3, 5],
         rank: int,
         ranks: int,
     ) -> None:
@@ -201,11 +203,12 @@ class EvalSamples:
             raise DataError(f"the split '{split}' of {dataset.root} holds no video")
         self._taken = _Taken(self.index, sampling)
         self.steps_per_epoch = steps_per_epoch(len(self), global_batch)
+        # Which batches come, by their numbers.
+        self.steps: Sequence[int] = range(self.steps_per_epoch)
         self._sampling, self._global_batch, self._rank, self._ranks = sampling, global_batch, rank, ranks
         # Of square frames the three crops are one and the same.
         is_square = dataset.size is not None and dataset.size[0] == dataset.size[1]
-        self._places = range(3) if crops == 3 and not is_square else range(1, 2)
-        self.crops = len(self._places)
+        self.crops: int = 1 if crops == 3 and is_square else crops
 
     def __len__(self) -> int:
         """See Samples."""
@@ -214,7 +217,7 @@ class EvalSamples:
     def batches(self, first_step: int) -> Iterator[list[Place]]:
         """The batches from a step on."""
         order = np.arange(len(self))
-        for step in range(first_step, self.steps_per_epoch):
+        for step in self.steps[first_step:]:
             numbers, valid = rank_slice(order, step, self._global_batch, self._rank, self._ranks)
             yield [Place(0, int(n), bool(v)) for n, v in zip(numbers, valid, strict=True)]
 
@@ -225,7 +228,12 @@ class EvalSamples:
     def sample(self, place: Place) -> Sample:
         """See Samples."""
         (row, part, labels), take = self._taken[place.number], self._sampling
-        frames = part.first + centred_units(part.frames, take.units, take.frames, take.stride_for(part.frames))
-        squares = three_crops(row.width, row.height)
-        crops = tuple(squares[i] for i in self._places)
+        stride = take.stride_for(part.frames)
+        if take.clips:
+            clip_frames = take.units // take.clips * take.frames
+            frames = part.first + even_clips(part.frames, take.clips, clip_frames, stride)
+        else:
+            frames = part.first + centred_units(part.frames, take.units, take.frames, stride)
+        squares = five_crops(row.width, row.height) if self.crops == 5 else three_crops(row.width, row.height)
+        crops = squares[1:2] if self.crops == 1 else squares
         return Sample(place, row, part.row_number, labels, frames.ravel(), crops)

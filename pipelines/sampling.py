@@ -63,6 +63,18 @@ def centred_units(frames: int, units: int, unit_frames: int, stride: int) -> np.
     return _indices(start[:, None], frames - 1, unit_frames, stride)
 
 
+def even_clips(frames: int, clips: int, clip_frames: int, stride: int) -> np.ndarray:
+    """Frame indices of test clips at even distances, (clips, clip_frames) int64.
+
+    The first begins with the video and the last ends with it; a single one is centred. Where a clip is longer than the
+    video, all are centred, and clamped to the video.
+    """
+    room = frames - ((clip_frames - 1) * stride + 1)
+    share = np.linspace(0, 1, clips) if clips > 1 and room > 0 else np.full(clips, 0.5)
+    start = np.floor(share * room + 0.5).astype(np.int64)
+    return _indices(start[:, None], frames - 1, clip_frames, stride)
+
+
 def _keyframe_start(keyframes: np.ndarray, fitting: range, drawn: int, draw: float) -> int:
     """The keyframe that ``draw`` picks among the starts that fit, or the one nearest to ``drawn`` if there is none."""
     begin, end = np.searchsorted(keyframes, (fitting.start, fitting.stop)).tolist()

@@ -44,6 +44,11 @@ def shows_progress(on: Console = notes) -> bool:
     return on.is_terminal and not on.quiet
 
 
+def notes_of(is_main: bool) -> Console:
+    """Where one of several processes says what it does: only the main one is heard."""
+    return notes if is_main else Console(quiet=True)
+
+
 class _ToStandardError(logging.Handler):
     """A line for each record, wherever standard error goes by then: a progress bar puts its own in its place."""
 

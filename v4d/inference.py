@@ -28,8 +28,11 @@ _COPIES = 8
 # Of the stem, for each value of its input: 64 channels at a quarter of the positions, three times.
 _BYTES_BELOW = 64
 _SHARE_OF_FREE_MEMORY = 1 / 4
+# And no more than this: more would be no faster, and what is free changes, by other processes too, where the parts that
+# follow from it, and so the rounding of scores, are not to.
+_MOST_BYTES = {"cuda": 4 << 30, "cpu": 1 << 30}
 _MOST_AT_ONCE = 1 << 24
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=-1),
     "sigmoid": Tensor.sigmoid,
     "logits": lambda logits: logits,
@@ -52,7 +55,8 @@ def video_scores(
     networks of several labels. The model must be in eval mode.
 
     Beside the features of all units below the first block, which are kept, what is there at a time takes about
-    ``most_bytes`` (but no less than one combination takes): by default a quarter of the memory that is free.
+    ``most_bytes`` (but no less than one combination takes): by default a quarter of the memory that is free, at most 1
+    GiB, on a GPU 4 GiB.
 
     Raises UsageError if there are fewer units than sections or too many combinations, ValueError if the units do not
     divide N or the model is in training mode.
@@ -75,7 +79,7 @@ def video_scores(
     for part_MS, found in chunks(units_infer, units_train, reaches, *fitting):
         video_XC = _video_features(model, below_NCTHW, videos, part_MS, found)
         logits_MBK = model.classify(video_XC).float().unflatten(0, (-1, videos))
-        total_BK += _ACTIVATIONS[activation](logits_MBK).sum(dim=0)
+        total_BK += ACTIVATIONS[activation](logits_MBK).sum(dim=0)
         count += len(part_MS)
     return total_BK / count
 
@@ -135,5 +139,9 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         # What the allocator keeps for later counts as taken there.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int((torch.cuda.mem_get_info(device)[0] + kept) * _SHARE_OF_FREE_MEMORY)
-    return int(free_memory() * _SHARE_OF_FREE_MEMORY) if device.type == "cpu" else 1 << 60
+        free = torch.cuda.mem_get_info(device)[0] + kept
+    elif device.type == "cpu":
+        free = free_memory()
+    else:
+        return 1 << 60
+    return min(int(free * _SHARE_OF_FREE_MEMORY), _MOST_BYTES[device.type])

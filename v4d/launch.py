@@ -267,6 +267,15 @@ def this_place(gpus: int) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
+def as_on_main(value: _Result, place: Place) -> _Result:
+    """The main rank's value on all ranks: the others may see its files some seconds late."""
+    if place.ranks == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0, device=place.device)
+    return values[0]
+
+
 def _is_of_a_lost_process(error: Exception) -> bool:
     # gloo's errors are of no kind of their own.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import MAX_BAD, TrainLoader
-from preprocess.console import console, notes
+from preprocess.console import console, notes_of
 from preprocess.durable_files import held, remove_left_overs
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import CHECKPOINTS, Checkpoint, last_checkpoint, load_checkpoint, load_weights
 from v4d.checkpoint_writer import CheckpointWriter
 from v4d.config import Recipe
-from v4d.launch import Place, this_place
+from v4d.launch import Place, as_on_main, this_place
 from v4d.meter import training_meter
 from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
@@ -37,7 +35,6 @@ from v4d.weights.initial import initialise
 _STEPS_BETWEEN_REPORTS = 10
 # A lock is let go a moment after the process that held it was killed.
 _SECONDS_FOR_THE_LOCK = 2
-_Value = TypeVar("_Value")
 
 
 def train(
@@ -74,8 +71,7 @@ def train(
                 for folder in (run, run / CHECKPOINTS):
                     remove_left_overs(folder, below=False)
             try:
-                says = notes if place.is_main else Console(quiet=True)
-                return _train(recipe, dataset, run, place, says, max_bad, track)
+                return _train(recipe, dataset, run, place, notes_of(place.is_main), max_bad, track)
             except torch.OutOfMemoryError:
                 raise TrainingError(
                     "the GPU's memory does not suffice: set train.micro_batch, name stages in "
@@ -139,7 +135,7 @@ def _train(
     logged = [record["step"] + 1 for record in validations(run)]
     owed = is_due(recipe, first_step, per_epoch, validation) and first_step not in logged
     left_out = left_out_before(run, first_step, first_step // per_epoch + 1)
-    owed, left_out = _as_on_main((owed, left_out), place)
+    owed, left_out = as_on_main((owed, left_out), place)
     record, silent = RunRecord.of(recipe, dataset, steps, place, max_bad, track), not place.is_main
     if first_step >= steps and not owed:
         if place.is_main:
@@ -228,20 +224,11 @@ def _train(
     return ending.finished
 
 
-def _as_on_main(value: _Value, place: Place) -> _Value:
-    """The main rank's value on all ranks: the others may see its files some seconds late."""
-    if place.ranks == 1:
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, 0, device=place.device)
-    return values[0]
-
-
 def _resume(
     run: Path, recipe: Recipe, dataset: Dataset, place: Place, model: V4D, optimizer: torch.optim.Optimizer
 ) -> Checkpoint | None:
     """Load the last checkpoint of ``run`` into model and optimizer, and return it, if there is one."""
-    path = _as_on_main(last_checkpoint(run) if place.is_main else None, place)
+    path = as_on_main(last_checkpoint(run) if place.is_main else None, place)
     if path is None:
         return None
     checkpoint = load_checkpoint(path)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from pipelines import EvalLoader
 from preprocess.index import Dataset
 from v4d.config import Recipe
+from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scoring import scored_batches
 from v4d.launch import Place
 from v4d.losses import targets_of
@@ -61,8 +62,9 @@ def validate(
         # Each rank has statistics of its own; rank 0's are those that a checkpoint holds.
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+    protocol = Protocol(units_infer=recipe.data.units, crops=1)
     counts = torch.zeros(3, device=place.device)
-    for batch, scores_BK in scored_batches(model, loader, recipe, recipe.data.units):
+    for batch, scores_BK in scored_batches(model, loader, recipe, protocol):
         hits_B = targets_of(batch, recipe.train, model.num_classes, place.device).hits(scores_BK)
         counts[:2] += torch.stack([hits_B.sum(), (batch.labels_B >= 0).sum().to(place.device)])
         if stop.now():

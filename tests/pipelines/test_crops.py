@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import SCALES
-from pipelines.crops import multiscale_crop, three_crops
+from pipelines.crops import five_crops, multiscale_crop, three_crops
 
 sides = st.integers(1, 1000)
 draws = st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3)
@@ -96,3 +96,14 @@ def test_test_crops_of_frames_of_any_size(width, height):
     assert (first.x, first.y, last.x, last.y) == (0, 0, width - side, height - side)
     assert abs(2 * centre.x - (width - side)) <= 1
     assert abs(2 * centre.y - (height - side)) <= 1
+
+
+@pytest.mark.parametrize(("width", "height"), FRAMES)
+def test_five_crops_are_corners_and_centre(width, height):
+    crops = five_crops(width, height)
+    side = min(width, height) * 7 // 8
+    assert {(c.width, c.height, c.flip) for c in crops} == {(side, side, False)}
+    left, top, right, bottom = 0, 0, width - side, height - side
+    assert [(c.x, c.y) for c in crops[:4]] == [(left, top), (right, top), (left, bottom), (right, bottom)]
+    assert abs(crops[4].x - (width - side) / 2) <= 0.5
+    assert abs(crops[4].y - (height - side) / 2) <= 0.5

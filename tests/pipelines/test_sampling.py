@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.randomness import Purpose, uniform
-from pipelines.sampling import centred_units, fit_stride, random_units
+from pipelines.sampling import centred_units, even_clips, fit_stride, random_units
 
 frames = st.integers(1, 1000)
 units = st.integers(1, 12)
@@ -213,3 +213,29 @@ def test_where_each_frame_is_a_keyframe_or_none_is_nothing_changes(count, unit_c
     free = random_units(count, unit_count, length, stride, draws)
     for keyframes in (np.arange(count), np.arange(0)):
         np.testing.assert_array_equal(random_units(count, unit_count, length, stride, draws, keyframes), free)
+
+
+@given(frames, units, st.integers(1, 64), strides)
+def test_clips_lie_evenly_from_start_to_end(count, clips, length, stride):
+    indices = even_clips(count, clips, length, stride)
+    span = (length - 1) * stride + 1
+    assert indices.shape == (clips, length)
+    if span > count:
+        # All the same: the video in the middle, its first and last frame repeated.
+        wanted = np.clip((count - span) / 2 + np.arange(length) * stride, 0, count - 1)
+        assert (np.abs(indices - wanted) <= 0.5).all()
+        return
+    assert (np.diff(indices, axis=1) == stride).all()
+    assert indices.min() >= 0
+    assert indices.max() < count
+    if clips == 1:
+        assert abs(indices[0, 0] - (count - span) / 2) <= 0.5
+        return
+    assert indices[0, 0] == 0
+    assert indices[-1, -1] == count - 1
+    gaps = np.diff(indices[:, 0])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_clips_by_hand():
+    assert even_clips(20, 3, 3, 4).tolist() == [[0, 4, 8], [6, 10, 14], [11, 15, 19]]

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 
 import pyarrow as pa
@@ -18,7 +19,9 @@ from preprocess.errors import DataError
 from tests.pipelines.broken import copied, place_of
 from tests.preprocess.damage import flip
 from v4d.checkpoint import load_checkpoint
-from v4d.evaluation.evaluate import evaluate
+from v4d.evaluation.evaluate import Request, evaluate
+from v4d.evaluation.protocols import Protocol
+from v4d.launch import Place
 from v4d.train import train
 
 CPU = torch.device("cpu")
@@ -123,21 +126,15 @@ def test_two_processes_end_together_and_one_says_why(damaged, recipe, tmp_path):
 
 def test_evaluation_says_how_many(damaged, recipe, tmp_path):
     train(recipe, damaged.root, tmp_path / "run", gpus=0, max_bad=1.0)
-    options = {
-        "units_infer": 4,
-        "device": CPU,
-        "root": None,
-        "split": "val",
-        "batch": 5,
-        "console": Console(quiet=True),
-    }
-    accuracy = evaluate(tmp_path / "run", out=tmp_path / "out", max_bad=1.0, **options)
+    request = Request(tmp_path / "run", tmp_path / "out", Protocol(units_infer=4), batch=5, max_bad=1.0)
+    where = Place(CPU), Console(quiet=True)
+    accuracy = evaluate(request, *where)
     assert (accuracy.videos, accuracy.left_out) == (10, 2)
     assert json.loads((tmp_path / "out" / "accuracy.json").read_text())["left_out"] == 2
     keys = pa.ipc.open_file(tmp_path / "out" / "scores.arrow").read_all()["key"].to_pylist()
     assert keys == [row.key for number, row in enumerate(damaged.split("val")) if number not in BAD["val"]]
     with pytest.raises(DataError, match=r"^1 of 12 videos cannot be loaded, more than --max-bad 0\.001"):
-        evaluate(tmp_path / "run", out=tmp_path / "other", **options)
+        evaluate(replace(request, out=tmp_path / "other", max_bad=0.001), *where)
     assert not (tmp_path / "other" / "accuracy.json").exists()
     line = ["eval", str(tmp_path / "run"), "--u-infer", "4", "--gpus", "0", "--out", str(tmp_path / "typed")]
     done = CliRunner().invoke(main, [*line, "--max-bad", "0.2"])

@@ -1,23 +1,26 @@
-"""The command ``v4d eval``: parses, calls, prints."""
+"""The commands ``v4d eval`` and ``v4d compare``: parse, call, print."""
 
 from __future__ import annotations
 
-import time
+import json
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.table import Table
 
 from preprocess.console import console, notes
 
 if TYPE_CHECKING:
-    from v4d.evaluation.evaluate import Accuracy
+    from v4d.evaluation.evaluate import Accuracy, Request
+    from v4d.evaluation.protocols import Kind, Reverse
     from v4d.inference import Activation
 
 _PATH = click.Path(path_type=Path)
 # Those of v4d.inference, which would import torch, for --help too.
 _SCORES = ("softmax", "logits", "sigmoid")
+_CROPS: dict[str, Literal[1, 3, 10]] = {"1": 1, "3": 3, "10": 10}
 
 
 def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -39,14 +42,37 @@ MAX_BAD_OPTION = click.option(
 @click.command("eval")
 @click.argument("run", type=_PATH, required=False)
 @click.option(
-    "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video (Algorithm 1)."
+    "--protocol",
+    "kind",
+    type=click.Choice(["v4d", "tsn", "dense"]),
+    default="v4d",
+    help="v4d: Algorithm 1 of the paper, every combination of one unit per section. tsn: each unit alone through the "
+    "network, and the mean of their logits. dense: the mean over clips as long as all units of training, one unit "
+    "behind the other, as I3D is tested.",
 )
+@click.option(
+    "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video, for v4d and tsn."
+)
+@click.option("--clips", type=click.IntRange(1, 64), default=10, help="Clips at even distances, for dense.")
+@click.option(
+    "--crops",
+    type=click.Choice(["1", "3", "10"]),
+    default="3",
+    help="1: the centre. 3: along the longer side. 10: corners and centre, 7/8 of the short side, mirrored too, "
+    "where classes that name a direction change sides.",
+)
+@click.option(
+    "--reverse",
+    type=click.Choice(["frames", "units", "both"]),
+    help="Turn the order of the frames in each unit, of the units, or of both (section 4.4).",
+)
+@click.option("--shuffle", type=click.Choice(["units"]), help="Draw an order of the units for each video.")
+@click.option("--shuffle-seed", type=click.IntRange(0, 2**31), default=0, help="Seed of --shuffle.")
 @click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one the run was trained on]")
 @click.option("--split", default="val", help="Split to evaluate.")
-@click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time.")
-@click.option(
-    "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
-)
+@click.option("--batch", type=click.IntRange(1), default=4, help="Videos at a time, on each process.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
+@click.option("--procs", type=click.IntRange(1), help="Processes on the CPU, with --gpus 0  [default: 1]")
 @click.option(
     "--scores",
     type=click.Choice(_SCORES),
@@ -55,43 +81,88 @@ MAX_BAD_OPTION = click.option(
     "[default: softmax or sigmoid, as the recipe's loss]",
 )
 @MAX_BAD_OPTION
+@click.option("--again", is_flag=True, help="Evaluate anew what is finished already.")
+@click.option("--classes", is_flag=True, help="Show every class, and not only the ten that are known least.")
 @click.option(
     "--out",
     type=_PATH,
-    help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with -SCORES if given; "
-    "of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN]",
+    help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with what is not the default in its "
+    "name; of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN]",
 )
 def evaluate(
     run: Path | None,
+    kind: Kind,
     u_infer: int,
+    clips: int,
+    crops: str,
+    reverse: Reverse | None,
+    shuffle: Literal["units"] | None,
+    shuffle_seed: int,
     data: Path | None,
     split: str,
     batch: int,
     gpus: int | None,
+    procs: int | None,
     scores: Activation | None,
     max_bad: float | None,
+    again: bool,
+    classes: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate a run with Algorithm 1 and three crops.
+    """Evaluate a run: accuracy, by class too, confusions and calibration.
 
     RUN is the folder of a run, which means its last checkpoint, RUN/best, another checkpoint, or a weights file
-    (NAME.safetensors), which wants --data; by default the newest run under runs/.
+    (NAME.safetensors), which wants --data; by default the newest run under runs/. Stopped or killed, the same command
+    goes on.
 
     \b
     Example: v4d eval --u-infer 10
     """
-    from v4d.launch import choose_gpus
+    from v4d.evaluation.evaluate import Request
+    from v4d.evaluation.protocols import Protocol
+    from v4d.evaluation.tables import measure_tables
+    from v4d.launch import choose_gpus, is_main_process
     from v4d.runs import choose_run
 
-    gpus = min(1, choose_gpus(gpus))
+    gpus = choose_gpus(gpus)
+    if gpus and procs:
+        raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
     run = run or choose_run()
-    kind = f"-{scores}" if scores else ""
-    out = out or _default_folder(run, f"eval-{split}-u{u_infer}{kind}")
-    result = evaluate_and_say(run, u_infer, gpus, data, split, batch, out, max_bad, scores)
-    table = Table("videos", "top-1", f"top-{result.top_k}", "chance", title=f"{run}, {split}")
-    table.add_row(str(result.videos), f"{result.top1:.1%}", f"{result.top5:.1%}", f"{result.chance:.1%}")
-    console.print(table)
+    protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed)
+    of_kind = f"-{scores}" if scores else ""
+    out = out or _default_folder(run, f"eval-{split}-{protocol.name}{of_kind}")
+    request = Request(run, out, protocol, data, split, batch, scores, again=again)
+    result = evaluate_and_say(request, gpus, procs or 1, max_bad)
+    if not is_main_process():
+        return
+    for table in measure_tables(result, f"{run}, {split}", out, every_class=classes):
+        console.print(table)
     console.print(f"scores: {out / 'scores.arrow'}")
+
+
+@click.command()
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--common", is_flag=True, help="Compare the videos that are in both, where not all are.")
+@click.option("--changed", is_flag=True, help="List the videos that only one of them is right about.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def compare(a: Path, b: Path, common: bool, changed: bool, as_json: bool) -> None:
+    """Compare two evaluations video by video: B's accuracy less A's, and whether that may be chance.
+
+    A and B are files scores.arrow, folders that hold one, or runs that were evaluated once.
+
+    \b
+    Example: v4d compare runs/fights-tsn runs/fights-v4d_resnet18
+    """
+    from v4d.evaluation.compare import compare as work
+    from v4d.evaluation.tables import comparison_tables
+
+    result = work(a, b, common=common)
+    if as_json:
+        click.echo(json.dumps({"a": str(a), "b": str(b), **result.as_document()}, indent=2))
+        return
+    for table in comparison_tables(result, str(a), str(b), changed):
+        console.print(table)
 
 
 def _default_folder(run: Path, name: str) -> Path:
@@ -109,38 +180,26 @@ def _default_folder(run: Path, name: str) -> Path:
     return run.parent / (f"{run.stem}-{name}" if run.suffix == ".safetensors" or run.name == "best" else name)
 
 
-def evaluate_and_say(
-    run: Path,
-    u_infer: int,
-    gpus: int,
-    data: Path | None,
-    split: str,
-    batch: int,
-    out: Path,
-    max_bad: float | None,
-    scores: Activation | None = None,
-) -> Accuracy:
-    """Evaluate as ``v4d.evaluation.evaluate.evaluate`` does, and print what is done and how long it took."""
-    import torch
+def evaluate_and_say(request: Request, gpus: int, procs: int = 1, max_bad: float | None = None) -> Accuracy:
+    """Evaluate as ``v4d.evaluation.evaluate.evaluate`` does, and say what is done and how long it took.
 
-    from pipelines import MAX_BAD
-    from v4d.evaluation.evaluate import evaluate as work
+    On as many processes as GPUs, or on the CPU on ``procs``. Raises Interrupted where it was stopped, and what
+    ``evaluate`` raises.
+    """
+    from preprocess.errors import Interrupted
+    from v4d.evaluation.evaluate import evaluate_on_ranks
+    from v4d.launch import is_main_process, launch
 
-    device = torch.device("cuda" if gpus else "cpu")
-    notes.print(f"evaluating {run}, split {split}, U_infer {u_infer}, on {device.type}")
-    began = time.monotonic()
-    result = work(
-        run,
-        units_infer=u_infer,
-        device=device,
-        root=data,
-        split=split,
-        batch=batch,
-        out=out,
-        console=notes,
-        max_bad=MAX_BAD if max_bad is None else max_bad,
-        scores=scores,
-    )
-    left_out = f", {result.left_out} left out" if result.left_out else ""
-    notes.print(f"evaluated {result.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
+    if max_bad is not None:
+        request = replace(request, max_bad=max_bad)
+    is_main = is_main_process()
+    if is_main:
+        on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
+        notes.print(f"evaluating {request.run}, split {request.split}, {request.protocol}, on {on}")
+    result = launch(evaluate_on_ranks, (request, gpus), gpus, procs)
+    if result is None:
+        if is_main:
+            raise Interrupted
+        # Another process of torchrun has the accuracy.
+        sys.exit(0)
     return result

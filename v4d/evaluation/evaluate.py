@@ -1,32 +1,51 @@
-"""Evaluation: Algorithm 1 over a split, its accuracy, and the dump of its scores."""
+"""Evaluation: a protocol over a split, on one process or several, its measures, and the dump of its scores."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
+from threading import Event
+from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
-from torchmetrics.classification import MulticlassAccuracy
 
 from pipelines import MAX_BAD, EvalLoader
+from preprocess.console import notes_of, shows_progress
 from preprocess.durable_files import replace_atomically
-from preprocess.index import VERSION
-from v4d.evaluation.scores_file import SCORES, write_scores
+from preprocess.errors import DataError, Interrupted, stop_signals
+from preprocess.index import VERSION, Dataset
+from v4d.evaluation.measures import Measures, measures_of
+from v4d.evaluation.parts import Parts
+from v4d.evaluation.protocols import Protocol
+from v4d.evaluation.scores_file import SCORES, read_about, read_scores
 from v4d.evaluation.scoring import scored_batches
 from v4d.inference import Activation
+from v4d.launch import STOP_SIGNALS, Place, as_on_main, this_place
 from v4d.models.folding import fold_norms
-from v4d.neighbourhoods import sections
-from v4d.trained import load_trained
+from v4d.models.network import V4D
+from v4d.trained import Trained, load_trained
+
+ACCURACY = "accuracy.json"
+_LONG = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy over the labelled videos of a split, 0 to 1. ``top_k`` is 5, or the number of classes if less.
 
-    ``left_out`` videos could not be loaded, and are not among them.
+    ``left_out`` videos could not be loaded, and are not among them. ``measures`` is all that was measured. Where no
+    video has a label the figures are NaN.
     """
 
     videos: int
@@ -35,6 +54,8 @@ class Accuracy:
     top5: float
     top_k: int
     left_out: int = 0
+    measures: Measures | None = field(default=None, repr=False, compare=False)
+    class_names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def chance(self) -> float:
@@ -42,75 +63,195 @@ class Accuracy:
         return 1 / self.classes
 
 
-def evaluate(
-    run: Path,
-    *,
-    units_infer: int,
-    device: torch.device,
-    root: Path | None,
-    split: str,
-    batch: int,
-    out: Path,
-    console: Console,
-    max_bad: float = MAX_BAD,
-    scores: Activation | None = None,
-) -> Accuracy:
-    """Evaluate ``run``, a run's folder, a checkpoint or a weights file, with Algorithm 1 and three crops.
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate: ``run``, a run's folder, a checkpoint or a weights file, on a split of the dataset ``root``.
 
-    ``scores`` says what is averaged over combinations and crops (see ``video_scores``): by default what the recipe's
-    loss is of.
-
-    ``root`` is the dataset, by default the one the run was trained on; a weights file knows none. Writes
-    ``out``/scores.arrow (key, label, scores) and ``out``/accuracy.json, each naming what made it.
-
-    Raises DataError where network or dataset are missing or do not go together, and where more than ``max_bad``
-    (0 to 1) of the videos cannot be loaded; UsageError for too few units, or no dataset.
+    ``root`` is by default the dataset the run was trained on; a weights file knows none. ``batch`` videos are taken at
+    a time by each process. ``scores`` says what is averaged over combinations and crops (see ``video_scores``): by
+    default what the recipe's loss is of. More than ``max_bad`` (0 to 1) of the videos that cannot be loaded are too
+    many. An evaluation that ``out`` has already is not done ``again`` by default.
     """
-    trained = load_trained(run)
-    recipe = trained.recipe
-    sections(units_infer, recipe.data.units)
-    dataset = trained.read_dataset(root, console)
-    model = fold_norms(trained.model).to(
-        device, memory_format=torch.channels_last_3d if recipe.train.channels_last else torch.contiguous_format
-    )  # type: ignore[call-overload]
-    take = recipe.data.test_sampling(units_infer)
-    loader = EvalLoader(dataset, split, take, global_batch=batch, device=device, max_bad=max_bad)
 
-    out.mkdir(parents=True, exist_ok=True)
-    top_k = min(5, model.num_classes)
-    top1 = MulticlassAccuracy(model.num_classes, average="micro", ignore_index=-1)
-    top5 = MulticlassAccuracy(model.num_classes, top_k=top_k, average="micro", ignore_index=-1)
-    keys, labels, averages = [], [], []
-    batches = scored_batches(model, loader, recipe, units_infer, scores)
-    for taken, scores_BK in track(
-        batches, "videos", len(loader), console=console, transient=True, disable=console.quiet
-    ):
-        scores_BK = scores_BK.cpu()
-        top1.update(scores_BK, taken.labels_B)
-        top5.update(scores_BK, taken.labels_B)
-        for row, label, values in zip(taken.rows_B.tolist(), taken.labels_B.tolist(), scores_BK.numpy(), strict=True):
-            if row >= 0:
-                keys.append(loader.index[row].key)
-                labels.append(label)
-                averages.append(values)
-    accuracy = Accuracy(
-        videos=sum(label >= 0 for label in labels),
-        classes=model.num_classes,
-        top1=top1.compute().item(),
-        top5=top5.compute().item(),
-        top_k=top_k,
-        left_out=loader.bad.in_epoch,
+    run: Path
+    out: Path
+    protocol: Protocol = field(default_factory=Protocol)
+    root: Path | None = None
+    split: str = "val"
+    batch: int = 4
+    scores: Activation | None = None
+    max_bad: float = MAX_BAD
+    again: bool = False
+
+
+def evaluate_on_ranks(request: Request, gpus: int) -> Accuracy | None:
+    """``evaluate`` as one of the processes that ``v4d.launch.launch`` starts; None where it was stopped."""
+    with this_place(gpus) as place:
+        try:
+            return evaluate(request, place, notes_of(place.is_main))
+        except Interrupted:
+            return None
+
+
+def evaluate(request: Request, place: Place, console: Console) -> Accuracy | None:
+    """Evaluate, and write ``out``/scores.arrow (key, labels, scores) and ``out``/accuracy.json, which name what it was.
+
+    What is finished lies beside them until the end, and is taken up by the same call later. Every process is to call
+    it; only the main one gets the accuracy. The dump is the same bytes on any number of them.
+
+    Raises DataError where network or dataset are missing or do not go together, where too many videos cannot be loaded,
+    and where the network's scores are no numbers; UsageError for too few units, or no dataset; Interrupted where
+    a signal asked it to stop.
+    """
+    began = time.monotonic()
+    trained = load_trained(request.run)
+    recipe, protocol = trained.recipe, request.protocol
+    protocol.check(recipe.data)
+    dataset = trained.read_dataset(request.root, console)
+    loader = EvalLoader(
+        dataset,
+        request.split,
+        protocol.sampling(recipe.data),
+        global_batch=request.batch,
+        device=place.device,
+        crops=protocol.places,
+        threads=place.decode_threads,
+        max_bad=request.max_bad,
     )
     about = {
         "v4d": VERSION,
         **trained.about,
+        "network": _digest(trained.model),
         "dataset": dataset.fingerprint,
-        "split": split,
-        "u_infer": units_infer,
-        "scores": scores or recipe.train.loss,
-        "crops": loader.crops,
+        "split": request.split,
+        **protocol.about(loader.crops),
+        "scores": request.scores or recipe.train.loss,
+        "loss": recipe.train.loss,
+        "class_names": dataset.classes,
     }
-    write_scores(out / SCORES, keys, labels, averages, about)
-    with replace_atomically(out / "accuracy.json") as temporary:
-        temporary.write_text(json.dumps({**asdict(accuracy), "chance": accuracy.chance, **about}, indent=2) + "\n")
+    # As a file gives it back, to be compared with one.
+    about = json.loads(json.dumps(about))
+    parts = Parts(request.out, {**about, "device": place.device.type}, loader.samples, request.batch)
+    is_finished = as_on_main(place.is_main and _is_of(request.out / SCORES, about), place)
+    if is_finished and not request.again:
+        console.print(f"{request.out} has this evaluation already: --again does it anew")
+    else:
+        # The others may be done long before the last one is.
+        group = dist.new_group(backend="gloo", timeout=_LONG) if place.ranks > 1 else None
+        with parts.held(anew=is_finished) if place.is_main else nullcontext():
+            missing = as_on_main(parts.missing() if place.is_main else [], place)
+            if len(missing) < parts.count:
+                console.print(f"going on: {parts.count - len(missing)} of {parts.count} parts are there")
+            with stop_signals(STOP_SIGNALS, second_ends=place.ranks == 1) as asked:
+                if missing:
+                    scorer = _Scorer(request, trained, dataset, loader, place.device, console)
+                    scorer.score(parts, missing[place.rank :: place.ranks], asked)
+                stopped = [asked.is_set()] * place.ranks
+                if group:
+                    dist.all_gather_object(stopped, asked.is_set(), group)
+            if any(stopped):
+                raise Interrupted
+            if not place.is_main:
+                return None
+            loader.bad.check(parts.left_out(), loader.bad.last)
+            parts.join(request.out / SCORES, about)
+    if not place.is_main:
+        return None
+    accuracy = _measured(request.out, loader.samples, about)
+    parts.remove()
+    if request.again or not is_finished:
+        left_out = f", {accuracy.left_out} left out" if accuracy.left_out else ""
+        console.print(f"evaluated {accuracy.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return accuracy
+
+
+class _Scorer:
+    """The network of a request on a device, which scores parts."""
+
+    def __init__(
+        self,
+        request: Request,
+        trained: Trained,
+        dataset: Dataset,
+        loader: EvalLoader,
+        device: torch.device,
+        console: Console,
+    ) -> None:
+        self._request, self._trained, self._loader, self._console = request, trained, loader, console
+        self._flip = dataset.flip
+        layout = torch.channels_last_3d if trained.recipe.train.channels_last else torch.contiguous_format
+        self._model = fold_norms(trained.model).to(device, memory_format=layout)  # type: ignore[call-overload]
+
+    def score(self, parts: Parts, numbers: Sequence[int], asked: Event) -> None:
+        """Write some of the parts, until ``asked`` to stop. Raises DataError."""
+        recipe, request = self._trained.recipe, self._request
+        steps = [step for number in numbers for step in parts.steps(number)]
+        batches = self._loader.at(steps)
+        scored = scored_batches(self._model, batches, recipe, request.protocol, request.scores, self._flip)
+        hidden = not shows_progress(self._console)
+        shown = track(scored, "videos", len(steps), console=self._console, transient=True, disable=hidden)
+        for number in numbers:
+            keys: list[str] = []
+            labels: list[tuple[int, ...]] = []
+            averages: list[np.ndarray] = []
+            for batch, scores_BK in islice(shown, len(parts.steps(number))):
+                for key, of_video, scores_K in zip(batch.keys, batch.all_labels, scores_BK.cpu().numpy(), strict=True):
+                    if not key:
+                        continue
+                    if not np.isfinite(scores_K).all():
+                        raise DataError(f"{self._trained.path} gives scores that are no numbers, first to '{key}'")
+                    keys.append(key)
+                    labels.append(of_video)
+                    averages.append(scores_K)
+                if asked.is_set():
+                    return
+            parts.write(number, keys, labels, averages)
+
+
+def _measured(out: Path, samples: int, about: dict[str, Any]) -> Accuracy:
+    """What the dump of ``out`` is worth, written beside it."""
+    dump = read_scores(out)
+    measures = measures_of(dump)
+    accuracy = Accuracy(
+        videos=measures.videos,
+        classes=len(dump.class_names),
+        top1=measures.figures["top1"].value,
+        top5=measures.figures["top5"].value,
+        top_k=measures.top_k,
+        left_out=samples - len(dump.keys),
+        measures=measures,
+        class_names=dump.class_names,
+    )
+    said = {name: getattr(accuracy, name) for name in ("videos", "classes", "top_k", "left_out", "chance")}
+    with replace_atomically(out / ACCURACY) as temporary:
+        temporary.write_text(_as_text({**said, **measures.as_document(dump.class_names), **about}))
+    return accuracy
+
+
+def _digest(model: V4D) -> str:
+    """sha256 of all of a network's tensors, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_of(path: Path, about: dict[str, Any]) -> bool:
+    """Whether there is a dump that was made by the same."""
+    try:
+        return read_about(path) == about
+    except DataError:
+        return False
+
+
+def _as_text(document: dict[str, Any]) -> str:
+    """JSON with a line for each key, and for each row of a list."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, dict)):
+            said = "[\n" + ",\n".join(f"    {json.dumps(row)}" for row in value) + "\n  ]"
+        else:
+            said = json.dumps(value)
+        lines.append(f"  {json.dumps(key)}: {said}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -17,43 +17,26 @@ from cli import main
 from pipelines import EvalLoader
 from preprocess.errors import DataError, UsageError
 from preprocess.index import read_dataset
-from v4d.checkpoint import STATE, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from tests.v4d.evaluation.untrained import save_untrained
+from v4d.checkpoint import STATE, WEIGHTS, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluation.commands import _default_folder
-from v4d.evaluation.evaluate import evaluate
+from v4d.evaluation.evaluate import Request, evaluate
+from v4d.evaluation.measures import measures_of
+from v4d.evaluation.protocols import Protocol
+from v4d.evaluation.scores_file import read_scores as scores_of
 from v4d.inference import Activation, video_scores
+from v4d.launch import Place
 from v4d.models.network import V4D
 from v4d.weights.weights_file import save_weights
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def run(dataset, recipe, tmp_path):
-    """A run whose network was never trained, but has statistics of its own."""
-    torch.manual_seed(1)
-    model = V4D(recipe.model, len(dataset.classes))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.running_mean.uniform_(-0.1, 0.1)
-    torch.nn.init.normal_(model.classifier.weight)
-    checkpoint = Checkpoint(
-        step=3,
-        recipe=recipe,
-        classes=dataset.classes,
-        dataset=str(dataset.root),
-        fingerprint=dataset.fingerprint,
-        model=model.state_dict(),
-        optimizer={},
-        loader={},
-    )
-    save_checkpoint(tmp_path / "run", checkpoint)
-    return tmp_path / "run"
-
-
 def evaluated(run, **changes):
-    options = {"units_infer": 5, "device": CPU, "root": None, "split": "val", "batch": 5, "out": run / "out"}
-    return evaluate(run, **{**options, **changes}, console=Console(quiet=True))
+    units = changes.pop("units_infer", 5)
+    request = Request(run, **{"out": run / "out", "protocol": Protocol(units_infer=units), "batch": 5, **changes})
+    return evaluate(request, Place(CPU), Console(quiet=True))
 
 
 def test_accuracy_and_scores_are_what_the_network_says(dataset, run):
@@ -170,8 +153,8 @@ def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):
     def of(classes, names):
         save_weights(path, V4D(recipe.model, classes), names, recipe.data)
         said = io.StringIO()
-        options = {"units_infer": 4, "device": CPU, "root": dataset.root, "split": "val", "batch": 12, "out": out}
-        evaluate(path, **options, console=Console(file=said, width=500))
+        request = Request(path, out, Protocol(units_infer=4), dataset.root, batch=12)
+        evaluate(request, Place(CPU), Console(file=said, width=500))
         return said.getvalue()
 
     names = dataset.classes
@@ -187,7 +170,7 @@ def test_a_weights_file_of_other_classes_is_refused(dataset, recipe, tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 7, 12])
 def test_the_batch_does_not_change_the_accuracy(run, batch):
-    assert evaluated(run, batch=batch) == evaluated(run)
+    assert evaluated(run, batch=batch, out=run / "other") == evaluated(run)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -249,3 +232,46 @@ def test_another_datasets_classes_are_refused(dataset, run, tmp_path):
 def test_too_few_units_are_refused(run):
     with pytest.raises(UsageError, match="--u-infer 3 is below the 4"):
         evaluated(run, units_infer=3)
+
+
+def test_every_measure_is_shown_and_kept(run):
+    said = command("eval", run, "--u-infer", "5", "--gpus", "0", "--protocol", "tsn", "--crops", "1", "--classes")
+    out = run / "eval-val-tsn-u5-crops1"
+    document = json.loads((out / "accuracy.json").read_text())
+    measures = measures_of(scores_of(out))
+    for name, title in (("top1", "top-1"), ("top5", "top-5"), ("mean_class_accuracy", "mean class accuracy"),
+                        ("calibration_error", "calibration error")):  # fmt: skip
+        figure = measures.figures[name]
+        assert document[name] == figure.value
+        assert document["intervals"][name] == [figure.low, figure.high]
+        (line,) = [line for line in said.splitlines() if f" {title} " in line and "┃" not in line]
+        assert f"{figure.value:.1%}" in line
+    names = load_checkpoint(run).classes
+    assert [of["class"] for of in document["per_class"]] == list(names)
+    assert [of["videos"] for of in document["per_class"]] == [2] * 6
+    assert [sum(row) for row in document["confusion"]] == [2] * 6
+    assert all(any(name in line for line in said.splitlines()) for name in names)
+    assert document["class_names"] == list(names)
+    assert (document["protocol"], document["u_infer"], document["crops"]) == ("tsn", 5, 1)
+
+
+def test_orders_have_folders_of_their_own(run):
+    options = ["--u-infer", "4", "--gpus", "0", "--crops", "1"]
+    for more, name, about in (
+        (["--reverse", "units"], "eval-val-u4-crops1-reverse-units", {"reverse": "units", "shuffle": None}),
+        (["--shuffle", "units", "--shuffle-seed", "2"], "eval-val-u4-crops1-shuffle-units-2", {"shuffle_seed": 2}),
+    ):
+        assert f"scores: {run / name / 'scores.arrow'}" in command("eval", run, *options, *more)
+        assert about.items() <= scores_of(run / name).about.items()
+    said = command("eval", run, *options, "--reverse", "both", "--shuffle", "units", code=2)
+    assert said.splitlines()[-1].startswith("v4d: --shuffle units leaves nothing of --reverse both")
+
+
+def test_a_recipe_of_several_labels_is_measured_so(dataset, recipe, tmp_path):
+    several = recipe.model_copy(update={"train": recipe.train.model_copy(update={"loss": "sigmoid"})})
+    save_untrained(tmp_path / "run", dataset, several)
+    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1")
+    assert "top-1" in said and "top-5" in said and "mean class accuracy" not in said
+    document = json.loads((tmp_path / "run" / "eval-val-u4-crops1" / "accuracy.json").read_text())
+    assert document["scores"] == document["loss"] == "sigmoid"
+    assert "confusion" not in document
