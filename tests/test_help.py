@@ -19,7 +19,7 @@ from preprocess.console import VERBOSITY, notes, saying, verbosity
 from preprocess.ordered_actions import render
 
 # Options without a default, for without them nothing of their kind is done.
-NOTHING_UNLESS_GIVEN = {"--resume", "--init", "--with-model", "--videos", "--classes"}
+NOTHING_UNLESS_GIVEN = {"--resume", "--reverse", "--shuffle", "--init", "--with-model", "--videos", "--classes"}
 
 
 def commands(group=main, path=()):
