@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench-data bench-preprocess demo test lint bench-index bench-layers bench-memory bench-model bench-train clean
+.PHONY: bench-data bench-preprocess demo test lint docs pictures speed-table bench-index bench-layers bench-memory \
+	bench-model bench-train clean
 
 demo: .venv/installed
 	$(BIN)/v4d demo
@@ -14,6 +15,17 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of docs/, in build/docs: a page that is not found, or not linked, ends it.
+docs: .venv/installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs build/docs
+
+# The README's picture, and its table of speeds; with BENCH=FILE MACHINE=NAME of v4d bench data --compare --json.
+pictures: .venv/installed
+	$(BIN)/python docs/picture.py
+
+speed-table: .venv/installed
+	$(BIN)/python -m benchmarks.speed_table $(if $(BENCH),--bench $(BENCH) --machine '$(MACHINE)')
 
 # Over clips made for it, or over those of VIDEOS=DIR; SECONDS_PER_CLIP=10 makes these into clips of that length.
 bench-data: .venv/installed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from preprocess.commands import console
+from preprocess.console import console, notes, shows_progress
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Result
@@ -40,7 +40,11 @@ class Shown:
 
 @click.group()
 def bench() -> None:
-    """Measure how fast it is on this machine."""
+    """Measure how fast it is on this machine.
+
+    \b
+    Example: v4d bench data
+    """
 
 
 @bench.command()
@@ -172,8 +176,8 @@ def progress_line(quiet: bool) -> Iterator[Shown]:
     """What is being done, as a line on a terminal that is gone at the end."""
     from rich.status import Status
 
-    if quiet or not console.is_terminal:
+    if quiet or not shows_progress():
         yield Shown(lambda text: None)
         return
-    with Status("", console=console) as status:
+    with Status("", console=notes) as status:
         yield Shown(status.update)

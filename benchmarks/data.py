@@ -22,7 +22,7 @@ from benchmarks.contenders import compare_with_rivals, describe, route_name
 from benchmarks.preprocessing import make_clips, v4d
 from benchmarks.turns import Work
 from pipelines import Sampling
-from preprocess.commands import console
+from preprocess.console import console
 from preprocess.datasets.folder import list_folder
 from preprocess.ffmpeg import executable
 from preprocess.index import Dataset, read_dataset

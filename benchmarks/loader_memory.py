@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from pipelines import MAX_BAD, Sampling, TrainLoader
-from preprocess.commands import console
+from preprocess.console import console
 from preprocess.index import read_dataset
 from v4d.resident_memory import resident
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_networks import slow_r50
 from benchmarks.plain_network import PlainV4D
-from preprocess.commands import console
+from preprocess.console import console
 from v4d.inference import video_scores
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D

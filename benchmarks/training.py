@@ -30,7 +30,7 @@ from rich.table import Table
 
 import v4d.train
 from pipelines import Batch, TrainLoader, decode_threads
-from preprocess.commands import console
+from preprocess.console import console
 from preprocess.errors import DataError, V4dError
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import Dataset, read_dataset

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
+from preprocess.console import console, notes
 from preprocess.index import CODEC_SUFFIX
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from preprocess.run import Executor, Summary
 
 _PATH = click.Path(path_type=Path)
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,11 @@ _RUN_OPTIONS = (
         "--shard-size", type=click.IntRange(1), help="Videos per shard  [default: by the number of videos, 8 to 256]"
     ),
     click.option("--split", multiple=True, help="Only this split; may be given again  [default: all there are]"),
-    click.option("--limit", type=click.IntRange(1), help="Only so many videos, spread over the classes, for a trial."),
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        help="Only so many videos, spread over the classes, for a trial  [default: all]",
+    ),
     click.option(
         "--max-missing",
         type=float,
@@ -171,7 +174,11 @@ _VAL_FRACTION = click.option(
 
 @click.group()
 def preprocess() -> None:
-    """Turn a dataset of videos into shards, by the layout it has."""
+    """Turn a dataset of videos into shards, by the layout it has.
+
+    \b
+    Example: v4d preprocess folder
+    """
 
 
 @preprocess.command()
@@ -313,7 +320,7 @@ def _preprocess(
     options = run.encoding()
     if not run.as_json:
         read = f"annotations {', '.join(map(printable, annotations))}, " if annotations else ""
-        console.print(f"{read}videos {printable(videos)}, dataset {printable(out)}")
+        notes.print(f"{read}videos {printable(videos)}, dataset {printable(out)}")
     # A dry run says what is missing, however much that is.
     max_missing = 1.0 if run.dry_run else run.max_missing
     listing = select(list_dataset(), splits=run.split, limit=run.limit, max_missing=max_missing)
@@ -358,7 +365,7 @@ def preprocess_with_progress(
             on_start=events.start,
             on_video=events.video,
         )
-    with PreprocessProgress(console, "videos") as shown:
+    with PreprocessProgress(notes, "videos") as shown:
         return work(
             listing, out, options, write_shards, shard_size=shard_size, on_start=shown.start, on_video=shown.video
         )
@@ -374,7 +381,7 @@ def make_ordered_actions(videos: Path, shards: Path, per_class: dict[str, int], 
     from preprocess.ordered_actions import SIZE, class_names, list_videos, render
     from preprocess.progress import PreprocessProgress
 
-    with PreprocessProgress(console, "rendered") as progress:
+    with PreprocessProgress(notes, "rendered") as progress:
         progress.start(len(class_names()) * sum(per_class.values()), 0)
         render(videos, per_class, seed, workers, lambda: progress.video(True))
     options = EncodeOptions(f"{SIZE}x{SIZE}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -35,6 +37,7 @@ from preprocess.probe import Limit, Probe, Taken, examine
 from preprocess.sources import Unreadable, opened
 from preprocess.vp9 import with_layered_header
 
+_LOG = logging.getLogger(__name__)
 # ffmpeg exits with 255 after a signal that it handles.
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 255}
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -173,6 +176,7 @@ def _run(
     keep: Callable[[int], bool],
 ) -> _Output:
     """Run ffmpeg on an open file and write its packets to ``sink``."""
+    _LOG.debug("%s: %s", source, shlex.join(line))
     os.lseek(descriptor, 0, os.SEEK_SET)
     with tempfile.TemporaryFile() as log:
         # A session of its own: a Ctrl-C at the terminal must not end ffmpeg early and so look like a damaged video.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -20,6 +21,7 @@ import imageio_ffmpeg
 from preprocess.errors import UsageError
 from preprocess.vp9 import LAYER_PERIOD, layered_back
 
+_LOG = logging.getLogger(__name__)
 # Without full_chroma_int white comes out 6 levels too dark where the matrix changes. It costs no time; accurate_rnd,
 # for 2 levels more, would cost up to half of it.
 _SCALER = "bicubic+full_chroma_int"
@@ -230,6 +232,12 @@ def version() -> str:
         raise UsageError(f"{executable()} does not run as ffmpeg: {error}") from None
     if "Option not found" in said:
         raise UsageError(f"{executable()} {words[2]} is too old, 5.1 is needed: it says {said}")
+    why = (
+        "V4D_FFMPEG names it"
+        if os.environ.get("V4D_FFMPEG")
+        else "that of imageio-ffmpeg; V4D_FFMPEG would name another"
+    )
+    _LOG.info("ffmpeg %s, %s: %s", words[2], executable(), why)
     return words[2]
 
 

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Semaphore
 
+from preprocess.console import show_log
 from preprocess.errors import DataError, Interrupted, stop_signals
 from preprocess.parallel import exit_with_parent
 from preprocess.shards import ShardPlan, write_shard
@@ -25,6 +26,7 @@ _turns: Semaphore
 def _start_worker(progress: SimpleQueue[bool], stop: ctypes.c_bool, turns: Semaphore) -> None:
     global _progress, _stop, _turns
     _progress, _stop, _turns = progress, stop, turns
+    show_log()
     exit_with_parent()
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocess.console import shows_progress
+
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_EVENTS = 1.0
 
@@ -27,7 +29,7 @@ class PreprocessProgress:
             TextColumn("{task.fields[rate]}  {task.fields[rejects]} rejected  ETA"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not shows_progress(console),
         )
         self._task = self._bar.add_task(what, total=None, rate="", rejects=0)
         self._began = self._last_line = time.monotonic()

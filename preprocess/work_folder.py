@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from preprocess.errors import UsageError
 
+_LOG = logging.getLogger(__name__)
 DATA, SHARDS = Path("data"), Path("shards")
 
 
@@ -29,6 +31,7 @@ def choose_dataset() -> Path:
 
 def _the_one(candidates: list[Path], what: str, option: str, where: str) -> Path:
     if len(candidates) == 1:
+        _LOG.info("%s: the only %s at %s; %s would name another", candidates[0], what, where, option)
         return candidates[0]
     if not candidates:
         raise UsageError(f"there is no {what} at {where}: name one with {option}")

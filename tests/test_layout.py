@@ -8,9 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("benchmarks", "v4d", "pipelines", "preprocess")
-# The schema and reader of the shards, how files are written, and the errors that end a command, are shared by the
-# folders.
-SHARED = ("preprocess.index", "preprocess.errors", "preprocess.durable_files")
+# The schema and reader of the shards, how files are written, and what all commands share: what they say, the errors
+# that end them, and what they take where nothing is named.
+SHARED = (
+    "preprocess.index",
+    "preprocess.errors",
+    "preprocess.durable_files",
+    "preprocess.console",
+    "preprocess.work_folder",
+)
 MAY_IMPORT = {
     "preprocess": ("preprocess",),
     # What ffmpeg makes of a file that lies in no dataset.
@@ -51,6 +57,19 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_readable(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("folder", ["preprocess", "v4d", "pipelines"])
+def test_one_place_makes_what_is_printed_to(folder):
+    """Or --quiet, colours and widths would be decided twice."""
+    made = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Console"
+        if path.name != "console.py"
+    }
+    assert not made
 
 
 def test_torch_is_none_that_runs_code_of_the_files_it_reads():

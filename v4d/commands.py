@@ -1,18 +1,146 @@
-"""The command ``v4d runs``: parses, calls, prints."""
+"""The commands ``v4d train`` and ``v4d runs``: parse, call, print."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
+from preprocess.console import console, notes
+from v4d.evaluation.commands import MAX_BAD_OPTION
+
+if TYPE_CHECKING:
+    from v4d.config import Recipe
+
 _PATH = click.Path(path_type=Path)
-console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@click.command()
+@click.option("--data", type=_PATH, help="Preprocessed dataset  [default: the one under shards/]")
+@click.option("--recipe", help="Name of a recipe, or a TOML file  [default: the one that fits the dataset and device]")
+@click.option("--out", type=_PATH, help="Folder for the run  [default: runs/DATASET-RECIPE]")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs to use, 0 for the CPU  [default: all there are]")
+@click.option("--procs", type=click.IntRange(1), help="Processes on the CPU, with --gpus 0  [default: 1]")
+@click.option("--resume", type=_PATH, metavar="RUN", help="Go on with RUN: all but --data, --gpus, --procs is its own.")
+@click.option(
+    "--max-restarts", type=click.IntRange(0), default=3, help="How often to begin again after a process was lost."
+)
+@MAX_BAD_OPTION
+@click.option(
+    "--keyframe-starts",
+    is_flag=True,
+    help="Start units on keyframes: less to decode of vp9 and h264, the same of mjpeg.",
+)
+@click.option(
+    "--init",
+    metavar="WEIGHTS",
+    help="Weights to start from: FILE, RUN, imagenet[=FILE] or imagenet-center[=FILE].",
+)
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the recipe.")
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(["wandb", "mlflow", "none"]),
+    help="Send the curves there too; none: no longer, with --resume.",
+)
+def train(
+    data: Path | None,
+    recipe: str | None,
+    out: Path | None,
+    gpus: int | None,
+    procs: int | None,
+    resume: Path | None,
+    max_restarts: int,
+    max_bad: float | None,
+    keyframe_starts: bool,
+    init: str | None,
+    settings: tuple[str, ...],
+    track: tuple[str, ...],
+) -> None:
+    """Train a recipe on a dataset. A run that was stopped goes on where it was.
+
+    Ctrl-C, SIGTERM and SIGUSR1 stop it at a checkpoint of the next step, with exit code 0; a second Ctrl-C at once.
+
+    \b
+    Example: v4d train --gpus 8
+    """
+    from pipelines import MAX_BAD
+    from preprocess.index import read_dataset
+    from preprocess.work_folder import choose_dataset
+    from v4d.launch import choose_gpus, is_main_process, is_under_a_launcher
+    from v4d.recipes.files import load_recipe
+    from v4d.runs import choose_recipe, choose_run_to_train, read_record
+    from v4d.trackers import see_that_trackers_are_installed
+
+    if "none" in track and set(track) != {"none"}:
+        raise click.UsageError("--track none goes with no other --track")
+    if resume:
+        its_own = {
+            "--recipe": bool(recipe),
+            "--out": bool(out),
+            "--init": bool(init),
+            "--set": bool(settings),
+            "--keyframe-starts": keyframe_starts,
+        }
+        if given := [name for name, is_given in its_own.items() if is_given]:
+            raise click.UsageError(f"--resume goes on with the recipe and the folder of {resume}: leave out {given[0]}")
+        record = read_record(resume)
+        if gpus is None and procs is None:
+            gpus, procs = record.gpus, None if record.gpus else record.processes
+        chosen, run, data = record.recipe, resume, data or record.dataset
+        max_bad = record.max_bad if max_bad is None else max_bad
+        track = track or record.track
+    track = tuple(name for name in track if name != "none")
+    gpus = choose_gpus(gpus)
+    if gpus and procs:
+        raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+    procs = procs or 1
+    see_that_trackers_are_installed(track)
+    dataset = read_dataset(data or choose_dataset())
+    if not resume:
+        if keyframe_starts:
+            settings = (*settings, "data.keyframe_starts=true")
+        if init:
+            settings = (*settings, f"train.init={json.dumps(init)}")
+        chosen = load_recipe(recipe or choose_recipe(dataset, "cuda" if gpus else "cpu"), settings)
+        run = out or choose_run_to_train(dataset, chosen)
+    if not is_under_a_launcher():
+        chosen.train.share_of(gpus or procs)
+    chosen.check_start()
+    max_bad = MAX_BAD if max_bad is None else max_bad
+    finished = train_and_say(chosen, dataset.root, run, gpus, procs, max_bad, track, max_restarts)
+    if finished and is_main_process():
+        notes.print(f"evaluate it with: v4d eval {run} --u-infer 10")
+
+
+def train_and_say(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    gpus: int,
+    procs: int,
+    max_bad: float,
+    track: tuple[str, ...] = (),
+    max_restarts: int = 0,
+) -> bool:
+    """Train, and say so. Returns whether the run is finished."""
+    from v4d.launch import is_main_process, launch
+    from v4d.train import train as work
+
+    on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
+    if is_main_process():
+        notes.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
+    began = time.monotonic()
+    finished = launch(work, (recipe, data, run, gpus, max_bad, track), gpus, procs, max_restarts)
+    if finished and is_main_process():
+        console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
+    return finished
 
 
 @click.group(invoke_without_command=True)
@@ -34,7 +162,7 @@ def runs(context: click.Context, folder: Path, as_json: bool) -> None:
         click.echo(json.dumps([run.as_document() for run in found], indent=2))
         return
     if not found:
-        console.print(f"there is no run in {folder}/")
+        notes.print(f"there is no run in {folder}/")
         return
     table = Table(
         Column("run", overflow="fold", min_width=24), "recipe", "dataset", "state", "step", "best top-1", "last change"

@@ -25,8 +25,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipelines import decode_threads
+from preprocess.console import show_log
 from preprocess.errors import Interrupted, UsageError, V4dError, stop_signals
 
+_LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 # Slurm sends the third some time before the end: sbatch --signal=USR1@120.
@@ -94,21 +96,10 @@ def choose_gpus(asked: int | None) -> int:
         use = f"--gpus {present}" + ("" if present else ", which trains on the CPU")
         are = "is 1 GPU" if present == 1 else f"are {present or 'no'} GPUs"
         raise UsageError(f"there {are} on this machine, --gpus asks for {asked}: use {use}")
-    return present if asked is None else asked
-
-
-class _ToStandardError(logging.Handler):
-    """A line for each record, wherever standard error goes by then: a progress bar puts its own in its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"v4d: {record.getMessage()}", file=sys.stderr, flush=True)
-
-
-def show_warnings() -> None:
-    """Let warnings, as of videos that are left out, come to the user. To be called once or more."""
-    for log in map(logging.getLogger, ("pipelines", "v4d")):
-        if not any(isinstance(handler, _ToStandardError) for handler in log.handlers):
-            log.addHandler(_ToStandardError(logging.WARNING))
+    if asked is None:
+        _LOG.info("on %s: --gpus would say otherwise", f"{present} GPUs, all there are" if present else "the CPU")
+        return present
+    return asked
 
 
 def is_under_a_launcher() -> bool:
@@ -223,7 +214,7 @@ def _say_plainly(work: Callable[..., _Result], told: Event, *arguments: object) 
     for number in _FORWARDED:
         # Where nobody listens they do nothing, instead of ending the process.
         signal.signal(number, lambda *_: None)
-    show_warnings()
+    show_log()
     global _told
     _told = told
     try:

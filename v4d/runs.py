@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from v4d.launch import Place
 from v4d.recipes.files import packaged_recipes
 from v4d.training_log import LOG, best_step, last_step, records, validations
 
+_LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
 LOCK = "lock"
 _RECORD = "run.json"
@@ -39,6 +41,8 @@ def choose_recipe(dataset: Dataset, device: str) -> str:
     names = for_kind or [recipe.name for recipe in fitting if not recipe.fits.kinds]
     if len(names) != 1:
         raise UsageError(f"{len(names)} recipes fit {dataset.root}, choose one with --recipe: {', '.join(names)}")
+    why = f"made for datasets of the kind {dataset.kind}" if for_kind else "made for any dataset"
+    _LOG.info("recipe %s: %s, on %s; --recipe would name another", names[0], why, device)
     return names[0]
 
 
@@ -63,6 +67,7 @@ def choose_run() -> Path:
     if not found:
         raise UsageError(f"there is no run with a checkpoint under {RUNS}/: run v4d train, or name a run")
     newest = max(found, key=lambda path: path.stat().st_mtime)
+    _LOG.info("%s: the newest of %d runs with a checkpoint under %s/", newest, len(found), RUNS)
     return next(run for run in newest.parents if run.parent == RUNS)
 
 

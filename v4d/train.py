@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import MAX_BAD, TrainLoader
+from preprocess.console import console, notes_of
 from preprocess.durable_files import held, remove_left_overs
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
@@ -61,7 +62,6 @@ def train(
     """
     recipe.check_start()
     with this_place(gpus) as place:
-        console = Console(quiet=not place.is_main, markup=False, highlight=False, soft_wrap=True)
         dataset = read_dataset(root)
         run.mkdir(parents=True, exist_ok=True)
         whose = f"{run} is being trained by another v4d train"
@@ -71,7 +71,7 @@ def train(
                 for folder in (run, run / CHECKPOINTS):
                     remove_left_overs(folder, below=False)
             try:
-                return _train(recipe, dataset, run, place, console, max_bad, track)
+                return _train(recipe, dataset, run, place, notes_of(place.is_main), max_bad, track)
             except torch.OutOfMemoryError:
                 raise TrainingError(
                     "the GPU's memory does not suffice: set train.micro_batch, name stages in "
@@ -84,7 +84,7 @@ def _train(
     dataset: Dataset,
     run: Path,
     place: Place,
-    console: Console,
+    notes: Console,
     max_bad: float,
     track: tuple[str, ...],
 ) -> bool:
@@ -96,7 +96,7 @@ def _train(
     resumed = _resume(run, recipe, dataset, place, model, optimizer)
     # The other ranks get the weights from the main one.
     if config.init and not resumed and place.is_main:
-        console.print(initialise(model, config.init, dataset.classes, config.starts_from))
+        notes.print(initialise(model, config.init, dataset.classes, config.starts_from))
     first_step = resumed.step if resumed else 0
     if config.sync_norm:
         distributed_norms(model, place.ranks, device)
@@ -138,25 +138,26 @@ def _train(
     owed, left_out = as_on_main((owed, left_out), place)
     record, silent = RunRecord.of(recipe, dataset, steps, place, max_bad, track), not place.is_main
     if first_step >= steps and not owed:
-        console.print(f"{run} is finished, at step {steps}")
+        if place.is_main:
+            console.print(f"{run} is finished, at step {steps}")
         # It may have been killed before it could note so.
         with recorded(run, record, silent) as ending:
             ending.finished = True
         return True
     if first_step:
-        console.print(f"going on at step {first_step} of {steps}")
+        notes.print(f"going on at step {first_step} of {steps}")
     if not validation:
-        console.print("there is no validation split: accuracy is that of training alone")
+        notes.print("there is no validation split: accuracy is that of training alone")
     most = loader.memory_bound + (validation.memory_bound if validation else 0)
-    console.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
+    notes.print(f"batches on their way: at most {most / 1e6:,.0f} MB on {device.type}, in each process")
 
-    trackers = start_trackers(track, run, recipe, dataset.root, console.print) if place.is_main else []
+    trackers = start_trackers(track, run, recipe, dataset.root, notes.print) if place.is_main else []
     meter = training_meter(recipe, len(dataset.classes), place)
 
     kept_every = config.keep_every * per_epoch
     with (
         recorded(run, record, silent) as ending,
-        TrainingLog(run, console, first_step=first_step, steps=steps, silent=silent, trackers=trackers) as log,
+        TrainingLog(run, notes, first_step=first_step, steps=steps, silent=silent, trackers=trackers) as log,
         agreed_stop(place) as stop,
         CheckpointWriter(run, kept_every) as writer,
     ):
@@ -218,7 +219,7 @@ def _train(
         ending.finished = done == steps and not (stopping and validating)
         if not ending.finished:
             log.stopped()
-    if not ending.finished:
+    if not ending.finished and place.is_main:
         console.print(f"stopped after step {done} of {steps}: go on with v4d train --resume {run}")
     return ending.finished
 

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from preprocess.console import shows_progress
 from preprocess.durable_files import replace_atomically
 from v4d.trackers import TensorBoard, Tracker
 
@@ -68,7 +69,7 @@ class TrainingLog:
             TextColumn("{task.fields[left]}"),
             console=console,
             refresh_per_second=2,
-            disable=not console.is_terminal,
+            disable=not shows_progress(console),
         )
         self._task = self._bar.add_task("steps", total=steps, completed=first_step, left="")
 

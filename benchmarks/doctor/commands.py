@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from preprocess.commands import console
+from preprocess.console import console
 
 if TYPE_CHECKING:
     from benchmarks.doctor.finding import Finding

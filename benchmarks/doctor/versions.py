@@ -6,6 +6,7 @@ import importlib
 import platform
 import re
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.doctor.finding import Finding
@@ -13,7 +14,20 @@ from preprocess.errors import UsageError
 from preprocess.ffmpeg import version as ffmpeg_version
 from preprocess.index import VERSION
 
+_DALI = "nvidia-dali-cuda120"
 DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def installed() -> dict[str, str]:
+    """Versions of torch, DALI and ffmpeg, as they are installed: nothing is loaded, and it takes a moment."""
+    return {"torch": _installed("torch"), "DALI": _installed(_DALI), "ffmpeg": ffmpeg().said}
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def versions() -> list[Finding]:

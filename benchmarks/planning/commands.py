@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from preprocess.commands import console
+from preprocess.console import console
 
 _WIDTH = 120
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
+
+from preprocess.console import console, notes
 
 if TYPE_CHECKING:
     from v4d.evaluation.evaluate import Accuracy, Request
@@ -20,7 +21,6 @@ _PATH = click.Path(path_type=Path)
 # Those of v4d.inference, which would import torch, for --help too.
 _SCORES = ("softmax", "logits", "sigmoid")
 _CROPS: dict[str, Literal[1, 3, 10]] = {"1": 1, "3": 3, "10": 10}
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -227,15 +227,14 @@ def evaluate_and_say(request: Request, gpus: int, procs: int = 1, max_bad: float
     """
     from preprocess.errors import Interrupted
     from v4d.evaluation.evaluate import evaluate_on_ranks
-    from v4d.launch import is_main_process, launch, show_warnings
+    from v4d.launch import is_main_process, launch
 
     if max_bad is not None:
         request = replace(request, max_bad=max_bad)
     is_main = is_main_process()
     if is_main:
         on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
-        console.print(f"evaluating {request.run}, split {request.split}, {request.protocol}, on {on}")
-    show_warnings()
+        notes.print(f"evaluating {request.run}, split {request.split}, {request.protocol}, on {on}")
     result = launch(evaluate_on_ranks, (request, gpus), gpus, procs)
     if result is None:
         if is_main:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pipelines import MAX_BAD, EvalLoader, UntrimmedLoader
+from preprocess.console import notes_of, shows_progress
 from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, Interrupted, stop_signals
 from preprocess.index import VERSION, Dataset
@@ -87,9 +88,8 @@ class Request:
 def evaluate_on_ranks(request: Request, gpus: int) -> Accuracy | None:
     """``evaluate`` as one of the processes that ``v4d.launch.launch`` starts; None where it was stopped."""
     with this_place(gpus) as place:
-        console = Console(quiet=not place.is_main, markup=False, highlight=False, soft_wrap=True)
         try:
-            return evaluate(request, place, console)
+            return evaluate(request, place, notes_of(place.is_main))
         except Interrupted:
             return None
 
@@ -190,7 +190,7 @@ class _Scorer:
     def score(self, parts: Parts, numbers: Sequence[int], asked: Event) -> None:
         """Write some of the parts, until ``asked`` to stop. Raises DataError."""
         steps = [step for number in numbers for step in parts.steps(number)]
-        hidden = not self._console.is_terminal
+        hidden = not shows_progress(self._console)
         scored = self._scored(steps, asked)
         shown = track(scored, "videos", len(steps), console=self._console, transient=True, disable=hidden)
         for number in numbers:

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
+
+from preprocess.console import console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,4 +61,4 @@ def _show(costs: Sequence[ModelCost | InferenceCost], table: RenderableType, as_
     if as_json:
         click.echo(json.dumps([asdict(cost) for cost in costs]))
     else:
-        Console().print(table)
+        console.print(table)

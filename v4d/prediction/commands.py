@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+
+from preprocess.console import console, notes, notes_beside
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from preprocess.errors import DataError
     from preprocess.index import Dataset
@@ -63,9 +65,9 @@ def predict(
     from v4d.prediction.predict import predictions, video_files
 
     files = video_files(videos)
-    console = _console(as_json)
+    beside = notes_beside(as_json)
     device = _device(gpus)
-    trained, dataset = _network(run, data, device, console)
+    trained, dataset = _network(run, data, device, beside)
     names = trained.class_names(dataset)
     about = {"v4d": _version(), **_made_by(trained), "u_infer": u_infer}
     bad = 0
@@ -123,12 +125,11 @@ def cam(
     from v4d.prediction.cam import video_maps
     from v4d.trained import load_trained
 
-    console = _console(False)
     device = _device(gpus)
-    trained, dataset = _network(run, data, device, console)
+    trained, dataset = _network(run, data, device, notes)
     other = load_trained(against) if against else None
     if other and other.recipe.data.test_sampling(1) != trained.recipe.data.test_sampling(1):
-        console.print(f"note: {other.name} was trained on units of another kind: it sees those of {trained.name}")
+        notes.print(f"note: {other.name} was trained on units of another kind: it sees those of {trained.name}")
     units = units or trained.recipe.data.units
     maps = video_maps(trained, other, video, dataset, units=units, class_name=class_name, device=device)
     out = out or Path(f"{video.stem}-cam.png")
@@ -141,22 +142,17 @@ def cam(
         console.print(f"clip: {clip}")
 
 
-def _console(as_json: bool) -> Console:
-    """Where to print; where documents are read from the standard output, notes go to the other one."""
-    return Console(highlight=False, markup=False, soft_wrap=True, stderr=as_json)
-
-
 def _network(
-    run: Path | None, data: Path | None, device: torch.device, console: Console
+    run: Path | None, data: Path | None, device: torch.device, beside: Console
 ) -> tuple[Trained, Dataset | None]:
     from pipelines.file_loader import come_as_jpegs
     from v4d.runs import choose_run
     from v4d.trained import load_trained
 
     trained = load_trained(run or choose_run())
-    dataset = trained.dataset_of_frames(data, console)
+    dataset = trained.dataset_of_frames(data, beside)
     if dataset and come_as_jpegs(dataset, device):
-        console.print(f"note: {dataset.root} is H.264, which only a GPU decodes here: frames are JPEGs of best quality")
+        beside.print(f"note: {dataset.root} is H.264, which only a GPU decodes here: frames are JPEGs of best quality")
     return trained, dataset
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from preprocess.console import console
 
 if TYPE_CHECKING:
     from v4d.config import Recipe
@@ -38,7 +39,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
     for recipe in found.values():
         said = _as_document(recipe)
         table.add_row(said["name"], said["network"], ", ".join(said["kinds"]) or "any", said["about"])
-    Console().print(table)
+    console.print(table)
 
 
 def _as_document(recipe: Recipe) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
+
+from preprocess.console import console, notes
 
 _PATH = click.Path(path_type=Path)
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @click.command()
@@ -39,14 +39,13 @@ def report(
     """
     import torch
 
-    from v4d.launch import choose_gpus, show_warnings
+    from v4d.launch import choose_gpus
     from v4d.report.page import write_report
     from v4d.runs import choose_run
 
     device = torch.device("cuda" if min(1, choose_gpus(gpus)) else "cpu")
     run = run or choose_run()
     out = out or run / "report.html"
-    show_warnings()
     for note in write_report(run, out, root=data, evaluation=evaluation, mistakes=mistakes, device=device):
-        console.print(f"note: {note}")
+        notes.print(f"note: {note}")
     console.print(f"report: {out}")

@@ -12,7 +12,7 @@ from pipelines import MAX_BAD
 from preprocess.errors import Interrupted
 from v4d.evaluation.commands import evaluate_and_say
 from v4d.evaluation.evaluate import Request
-from v4d.launch import launch, show_warnings
+from v4d.launch import launch
 from v4d.reproduce.plan import Job, Training
 from v4d.train import train
 
@@ -24,7 +24,6 @@ def carry_out(
 
     Raises Interrupted where it was asked to stop, and what ``train`` and ``evaluate`` raise.
     """
-    show_warnings()
     for number, job in enumerate(jobs, 1):
         console.print(f"{number} of {len(jobs)}: {job.row.network}, seed {job.seed}")
         for training in job.trainings:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
+from preprocess.console import console, notes
 from preprocess.errors import UsageError
 from v4d.evaluation.commands import MAX_BAD_OPTION
 
@@ -101,7 +101,6 @@ def reproduce_command(render: Renderer) -> click.Command:
             raise UsageError(f"name the preprocessed dataset with --data: {table} is on {found.dataset.name}")
         out = out or Path("runs") / ("reproduce" if scale == "full" else f"reproduce-{scale}")
         weights = dict(_start(given) for given in starts)
-        console = Console(highlight=False, markup=False, soft_wrap=True)
         began = time.monotonic()
         with _said_to_standard_error(as_json):
             small = () if data else (_small_dataset(out, None if dry_run else render),)
@@ -112,14 +111,14 @@ def reproduce_command(render: Renderer) -> click.Command:
             if not dry_run:
                 carry_out(
                     jobs,
-                    console,
+                    notes,
                     gpus=gpus,
                     processes=procs or 1,
                     batch=size.batch,
                     max_bad=MAX_BAD if max_bad is None else max_bad,
                 )
         if dry_run:
-            _say_what_would_be_done(plan, jobs, console, as_json)
+            _say_what_would_be_done(plan, jobs, as_json)
             return
         result = table_result(plan, jobs)
         document = json.dumps(result.as_document(), indent=2, ensure_ascii=False)
@@ -161,7 +160,7 @@ def _small_dataset(out: Path, render: Renderer | None) -> Dataset:
     return read_dataset(shards)
 
 
-def _say_what_would_be_done(plan: Plan, jobs: Sequence[Job], console: Console, as_json: bool) -> None:
+def _say_what_would_be_done(plan: Plan, jobs: Sequence[Job], as_json: bool) -> None:
     from v4d.reproduce.results import differences
 
     trainings = list({training.run: training for job in jobs for training in job.trainings}.values())
