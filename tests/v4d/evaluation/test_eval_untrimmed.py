@@ -16,7 +16,7 @@ from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset, shard_name
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
-from tests.v4d.evaluation.untrained import save_untrained
+from tests.v4d.untrained import untrained_run
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import read_scores
 from v4d.evaluation.untrimmed import snippet_scores
@@ -58,7 +58,7 @@ def untrimmed(run_ffmpeg, tmp_path_factory):
 
 
 def run_of(root, to, *settings):
-    save_untrained(to, read_dataset(root / "shards"), load_recipe("demo", (*TINY, *settings)))
+    untrained_run(to, load_recipe("demo", (*TINY, *settings)), read_dataset(root / "shards"))
     return to
 
 
