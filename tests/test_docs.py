@@ -9,7 +9,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import click
-import pyarrow as pa
 import pytest
 import tomlkit
 from click.testing import CliRunner
@@ -145,7 +144,7 @@ def test_the_commands_of_the_readme_run(work):
     blocks = [token.content for token in tokens(ROOT / "README.md") if token.type == "code_block"]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     commands = [words[1:] for words in lines if words[:1] == ["v4d"]]
-    assert commands[:3] == [["preprocess", "folder"], ["train"], ["eval"]]
+    assert commands[:3] == [["preprocess", "folder"], ["train"], ["eval", "--u-infer", "10"]]
     assert len(commands) == 8
     for words in commands:
         small = [part for setting in TINY for part in ("--set", setting)] if words == ["train"] else []
@@ -178,20 +177,6 @@ def test_python_in_the_docs_compiles_and_runs(page, work):
         program = compile(code, str(page), "exec")
         if is_run:
             exec(program, names)
-
-
-def test_the_reader_of_the_shards_page_reads_vp9_too(vp9):
-    ((code, _),) = python_blocks(ROOT / "docs" / "shards.md")
-    names = {}
-    # Without its last lines, which read a JPEG.
-    exec(code.partition("\n(packet,)")[0], names)
-    with pa.OSFile(str(vp9 / "train" / "index.arrow")) as file:
-        rows = pa.ipc.open_file(file).read_all().to_pylist()
-    assert [row["frames"] for row in rows] == [20, 3]
-    for number, row in enumerate(rows):
-        # It asserts that each packet has its checksum. In three layers frame 6 refers to 4, and 4 to the keyframe.
-        packets = [names["read_packets"](vp9, "train", number, frame) for frame in range(row["frames"])]
-        assert [len(of) for of in packets][:8] == [1, 2, 2, 3, 2, 3, 3, 4][: row["frames"]]
 
 
 def test_marked_blocks_are_found():

@@ -20,6 +20,7 @@ from preprocess.ordered_actions import render
 
 # Options without a default, for without them nothing of their kind is done.
 NOTHING_UNLESS_GIVEN = {"--resume", "--reverse", "--shuffle", "--init", "--with-model", "--videos", "--classes"}
+NOTHING_UNLESS_GIVEN |= {"--submission", "--against", "--video"}
 
 
 def commands(group=main, path=()):

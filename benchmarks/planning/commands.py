@@ -29,10 +29,22 @@ _WIDTH = 120
     type=click.IntRange(1),
     help="Videos of a step on each GPU: sets train.global_batch  [default: the recipe's batch, shared out]",
 )
-@click.option("--cores-per-gpu", type=click.FloatRange(0, min_open=True), help="CPU cores a node has for each GPU.")
-@click.option("--storage", type=click.FloatRange(0, min_open=True), help="MB/s that a node reads, at random places.")
-@click.option("--disk", type=click.FloatRange(0, min_open=True), help="TB of room for the shards.")
-@click.option("--preprocess-cores", type=click.IntRange(1), help="Cores that preprocess, of all machines together.")
+@click.option(
+    "--cores-per-gpu",
+    type=click.FloatRange(0, min_open=True),
+    help="CPU cores a node has for each GPU  [default: as needed]",
+)
+@click.option(
+    "--storage",
+    type=click.FloatRange(0, min_open=True),
+    help="MB/s that a node reads, at random places  [default: as needed]",
+)
+@click.option("--disk", type=click.FloatRange(0, min_open=True), help="TB of room for the shards  [default: as needed]")
+@click.option(
+    "--preprocess-cores",
+    type=click.IntRange(1),
+    help="Cores that preprocess, of all machines together  [default: no hours are told]",
+)
 @click.option(
     "--efficiency",
     type=click.FloatRange(0, 1, min_open=True),
@@ -43,11 +55,11 @@ _WIDTH = 120
     "--videos-per-second-per-gpu",
     "rate",
     type=click.FloatRange(0, min_open=True),
-    help="Your own figure of the training step, for any kind of GPU.",
+    help="Your own figure of the training step, for any kind of GPU  [default: what was measured]",
 )
 @click.option(
     "--measured",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path),
     multiple=True,
     help="Figures of your machine: what v4d bench data --json, or v4d preprocess ... --dry-run --json, printed.",
 )

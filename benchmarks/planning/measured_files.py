@@ -40,6 +40,8 @@ def _document(path: Path) -> dict[str, Any]:
             found = json.loads(documents)
         except ValueError:
             found = json.loads(documents.strip().splitlines()[-1])
+    except FileNotFoundError:
+        raise UsageError(f"--measured: {path} does not exist") from None
     except (ValueError, IndexError):
         raise DataError(f"{path} is no JSON") from None
     if not isinstance(found, dict):

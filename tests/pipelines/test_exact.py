@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import Pipeline, fn, types
 
-from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader, batch_stream
+from pipelines import EvalLoader, MappedShards, Sampling, TrainLoader, decoding
 from pipelines.crop_pictures import cut_crop
 from pipelines.decoding import CropsOfPictures
 from pipelines.packets import PacketReader, needed_packets
@@ -129,7 +129,7 @@ def test_clips_of_several_sizes_lie_in_few_streams(make, monkeypatch, streams):
         return islice(TrainLoader(data, "train", take, global_batch=7, seed=3, device=CPU), 6)
 
     apart = list(batches())
-    monkeypatch.setattr(batch_stream, "CropsOfPictures", InFewStreams)
+    monkeypatch.setattr(decoding, "CropsOfPictures", InFewStreams)
     for together, wanted in zip(batches(), apart, strict=True):
         assert together.keys == wanted.keys
         assert torch.equal(together.x, wanted.x)
@@ -174,7 +174,7 @@ def test_evaluation_reads_and_decodes_once_for_all_crops(make, monkeypatch, kind
             given.extend(packets for _, packets in batch)
             return super().inputs(batch)
 
-    monkeypatch.setattr(batch_stream, "CropsOfPictures", Noted)
+    monkeypatch.setattr(decoding, "CropsOfPictures", Noted)
     store = CountingShards(data.root / "train")
     batches = list(EvalLoader(data, "train", take, global_batch=2, device=CPU, store=store))
     assert {len(batch.crops) for batch in batches} == {3}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines import batch_stream
+from pipelines import decoding
 from pipelines.decoding import CropsOfPictures
 from pipelines.graph import picture_graph
 from pipelines.jpeg import JpegHeads
@@ -146,7 +146,7 @@ def test_a_device_that_fails_is_not_taken_for_bad_videos(streams, monkeypatch, s
 
             return Graph()
 
-    monkeypatch.setattr(batch_stream, "CropsOfPictures", Failing)
+    monkeypatch.setattr(decoding, "CropsOfPictures", Failing)
     with pytest.raises(
         DataError, match=r"DALI cannot decode vp9 on cpu: .*(OUT_OF_MEMORY|create video decoder)"
     ) as error:

@@ -17,13 +17,15 @@ SMALL = EncodeOptions("64x48")
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_ffmpeg_killed_by_somebody_rejects_no_video(video, program, number):
+    source = video("h264.mp4")
     program(f"kill -{number.value} $$")
     with pytest.raises(DataError, match=r"ffmpeg was killed while it read .*h264\.mp4"):
-        encode(video("h264.mp4"), SMALL, io.BytesIO())
+        encode(source, SMALL, io.BytesIO())
 
 
 def test_ffmpeg_asked_to_end_rejects_no_video(video, program, tmp_path):
     """It handles the signal: writes what it has, and exits with a code of its own."""
+    source = video("long.mp4")
     program(f'echo $$ > {tmp_path}/pid; exec {ffmpeg.executable()} "$@"')
 
     class Killer(io.BytesIO):
@@ -33,19 +35,21 @@ def test_ffmpeg_asked_to_end_rejects_no_video(video, program, tmp_path):
             return super().write(packet)
 
     with pytest.raises(DataError, match="ffmpeg was killed while it read"):
-        encode(video("long.mp4"), EncodeOptions("1024x1024"), Killer())
+        encode(source, EncodeOptions("1024x1024"), Killer())
 
 
 def test_ffmpeg_that_crashes_rejects_the_video(video, program):
+    source = video("h264.mp4")
     program("kill -SEGV $$")
     with pytest.raises(Unreadable, match=r"^ffmpeg crashed: SIGSEGV"):
-        encode(video("h264.mp4"), SMALL, io.BytesIO())
+        encode(source, SMALL, io.BytesIO())
 
 
 def test_ffmpeg_that_writes_something_else(video, program):
+    source = video("h264.mp4")
     program("echo Loading module")
     with pytest.raises(UsageError, match="does not write what it was asked for"):
-        encode(video("h264.mp4"), SMALL, io.BytesIO())
+        encode(source, SMALL, io.BytesIO())
 
 
 @pytest.mark.parametrize(

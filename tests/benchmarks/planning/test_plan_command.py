@@ -73,7 +73,7 @@ def test_json_has_the_same_and_where_each_figure_is_from():
         (["--recipe", "k400_v4d_r51"], "there is no recipe 'k400_v4d_r51' (did you mean 'k400_v4d_r50'?)"),
         (["--codec", "av1"], "'av1' is not one of"),
         (["--efficiency", "1.5"], "1.5 is not in the range"),
-        (["--measured", "nowhere.json"], "'nowhere.json' does not exist"),
+        (["--measured", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(arguments, says):
