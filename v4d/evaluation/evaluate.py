@@ -71,8 +71,8 @@ class Request:
     ``root`` is by default the dataset the run was trained on; a weights file knows none. ``batch`` videos, or chunks of
     untrimmed ones, are taken at a time by each process. ``scores`` says what is averaged over combinations and crops
     (see ``video_scores``): by default what the recipe's loss is of. More than ``max_bad`` (0 to 1) of the videos that
-    cannot be loaded are too many. An evaluation that ``out`` has already is not done ``again`` by default; ``advice`` is
-    what is then said besides.
+    cannot be loaded are too many. An evaluation that ``out`` has already is not done ``again`` by default: that is then
+    said, with ``advice``.
     """
 
     run: Path

@@ -213,6 +213,8 @@ def test_what_is_finished_is_not_done_again(reproduced, dataset):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("step-*/*")}
     said = tiny("table2a", *rows, "--data", dataset.root, "--out", out)
     assert "training mini" not in said
+    assert said.count("has this evaluation already\n") == 4
+    assert "--again" not in said
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("step-*/*")}
     # The same network is a row of another table.
     said = tiny("table2c", "--only", "tsn", "--data", dataset.root, "--out", out, "--dry-run")
