@@ -28,6 +28,8 @@ _TITLES: dict[Measure, str] = {"top1": "top-1", "top5": "top-5", "mean_average_p
 # Of a recipe's settings, those by which a result does not change, and the seed.
 _NO_MATTER = ("seed", "compile", "channels_last", "checkpoint_every", "validate_every", "keep_every")
 UNKNOWN = "\N{EN DASH}"
+# Recipes have values of their own where the paper has none.
+DIFFERS = "What differs from the paper, or where it is silent from the recipes"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class TableResult:
         header = self._header()
         lines = [f"# {self.table.title}", "", f"At {self.scale} scale. {self._legend()}", ""]
         lines += [_line(header), _line(["---"] * len(header)), *(_line(cells) for cells in self._cells()), ""]
-        lines += ["What differs from the paper:", "", *(f"- {one}" for one in self.differences)]
+        lines += [f"{DIFFERS}:", "", *(f"- {one}" for one in self.differences)]
         lines += ["", f"Then: `{self.then}`"] * bool(self.then)
         return "\n".join(lines) + "\n"
 
@@ -169,7 +171,7 @@ def differences(plan: Plan, jobs: Sequence[Job]) -> Iterator[str]:
     for job in jobs:
         for training in job.trainings:
             for key, now, then in _changed(training.recipe, training.as_in_paper):
-                changes.setdefault(key, {}).setdefault(f"{now} for {then}")
+                changes.setdefault(key, {}).setdefault(f"{now} in place of {then}")
     for key, said in changes.items():
         yield f"{key}: {', '.join(said)}"
     yield from _assumed(jobs)
