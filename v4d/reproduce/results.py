@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from preprocess.errors import DataError
@@ -106,7 +107,10 @@ class TableResult:
 
     def as_table(self) -> Table:
         """For a terminal."""
-        table = Table(*self._header(), title=f"{self.table.title} ({self.scale} scale)", caption=self._legend())
+        title = f"{self.table.title} ({self.scale} scale)"
+        table = Table(title=title, caption=self._legend(), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for number, column in enumerate(self._header()):
+            table.add_column(column, no_wrap=number > 0)
         for cells in self._cells():
             table.add_row(*cells)
         return table
