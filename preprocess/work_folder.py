@@ -14,7 +14,7 @@ DATA, SHARDS = Path("data"), Path("shards")
 def choose_videos() -> Path:
     """The one folder data/NAME/videos. Raises UsageError if there is none, or several, which it lists."""
     found = [path for path in DATA.glob("*/videos") if path.is_dir()]
-    return _the_one(found, "folder of videos", "--videos", f"{DATA}/NAME/videos")
+    return _the_one(found, "folder of videos", "put them there", "--videos", f"{DATA}/NAME/videos")
 
 
 def shards_of(videos: Path) -> Path:
@@ -26,14 +26,14 @@ def shards_of(videos: Path) -> Path:
 def choose_dataset() -> Path:
     """The one dataset shards/NAME. Raises UsageError if there is none, or several, which it lists."""
     found = [path.parent for path in SHARDS.glob("*/dataset.json")]
-    return _the_one(found, "dataset", "--data", f"{SHARDS}/NAME")
+    return _the_one(found, "dataset", "make one with v4d preprocess", "--data", f"{SHARDS}/NAME")
 
 
-def _the_one(candidates: list[Path], what: str, option: str, where: str) -> Path:
+def _the_one(candidates: list[Path], what: str, advice: str, option: str, where: str) -> Path:
     if len(candidates) == 1:
         _LOG.info("%s: the only %s at %s; %s would name another", candidates[0], what, where, option)
         return candidates[0]
     if not candidates:
-        raise UsageError(f"there is no {what} at {where}: name one with {option}")
+        raise UsageError(f"there is no {what} at {where}: {advice}, or name one with {option}")
     listed = ", ".join(str(path) for path in sorted(candidates))
     raise UsageError(f"there are {len(candidates)} at {where}, choose one with {option}: {listed}")

@@ -48,7 +48,7 @@ def test_the_three_commands_without_options(work):
     assert "videos data/acts/videos, dataset shards/acts" in said
     assert "12 train, 6 val" in said
     assert json.loads((work / "shards/acts/dataset.json").read_text())["size"] == [320, 256]
-    said = v4d("train", "--gpus", "0", *TINY)
+    said = first = v4d("train", "--gpus", "0", *TINY)
     assert "dataset shards/acts, recipe v4d_small, run runs/acts-v4d_small, on the CPU" in said
     said = v4d("eval", "--u-infer", "5", "--gpus", "0")
     assert "runs/acts-v4d_small" in said
@@ -59,6 +59,7 @@ def test_the_three_commands_without_options(work):
     again = v4d("train", "--gpus", "0", *TINY)
     assert "run runs/acts-v4d_small," in again
     assert "is finished, at step 1" in again
+    assert "trained runs" in first and "trained runs" not in again
     assert "already complete" in v4d("preprocess", "folder")
 
 

@@ -130,15 +130,17 @@ def train_and_say(
     max_restarts: int = 0,
 ) -> bool:
     """Train, and say so. Returns whether the run is finished."""
+    from v4d.checkpoint import last_checkpoint
     from v4d.launch import is_main_process, launch
     from v4d.train import train as work
 
     on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
     if is_main_process():
         notes.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
-    began = time.monotonic()
+    began, before = time.monotonic(), last_checkpoint(run)
     finished = launch(work, (recipe, data, run, gpus, max_bad, track), gpus, procs, max_restarts)
-    if finished and is_main_process():
+    # Of one that was finished already nothing was trained, and that has been said.
+    if finished and is_main_process() and last_checkpoint(run) != before:
         console.print(f"trained {run} in {time.monotonic() - began:.0f} s")
     return finished
 

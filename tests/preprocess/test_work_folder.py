@@ -13,7 +13,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_one_folder_of_videos(here):
-    with pytest.raises(UsageError, match="there is no folder of videos at data/NAME/videos: name one with --videos"):
+    with pytest.raises(UsageError, match="at data/NAME/videos: put them there, or name one with --videos"):
         choose_videos()
     (here / "data" / "fights" / "videos").mkdir(parents=True)
     (here / "data" / "other" / "annotations").mkdir(parents=True)
@@ -25,7 +25,7 @@ def test_the_one_folder_of_videos(here):
 
 def test_the_one_dataset(here):
     (here / "shards" / "begun").mkdir(parents=True)
-    with pytest.raises(UsageError, match="there is no dataset at shards/NAME: name one with --data"):
+    with pytest.raises(UsageError, match="at shards/NAME: make one with v4d preprocess, or name one with --data"):
         choose_dataset()
     (here / "shards" / "begun" / "dataset.json").touch()
     assert choose_dataset() == Path("shards/begun")
