@@ -17,7 +17,7 @@ from v4d import video_scores
 from v4d.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from v4d.export import programs
 from v4d.export.programs import DESCRIPTION, TOLERANCE, export_program
-from v4d.export.served import ServedNetwork
+from v4d.export.served import ServedNetwork, description
 from v4d.models.network import V4D
 from v4d.trained import Trained
 from v4d.weights.weights_file import save_weights
@@ -208,14 +208,17 @@ def v4d(*arguments, code=0):
     return result.output
 
 
-def test_the_command(tmp_path):
+def test_the_command(dataset, tmp_path):
     weights, out = tmp_path / "small.safetensors", tmp_path / "small.pt2"
     save_weights(weights, network(), CLASSES, DataConfig(units=UNITS, frames=FRAMES, test_crop=CROP))
-    said = v4d("export", weights, "--out", out, "--scores", "logits")
+    said = v4d("export", weights, "--out", out, "--scores", "logits", "--data", dataset.root)
     assert f"{out}: torch program of {weights}, 3 units of 2 frames of 32 pixels" in said
     files = {DESCRIPTION: ""}
     torch.export.load(out, extra_files=files)
-    assert json.loads(files[DESCRIPTION])["output"]["scores"] == "logits"
+    about = json.loads(files[DESCRIPTION])
+    assert about["output"]["scores"] == "logits"
+    assert (about["frames"]["resize"], about["frames"]["fps"]) == ("60x48", None)
+    assert description(trained(network()), UNITS, "softmax")["frames"] is None
     assert "name a program as NAME.pt2" in v4d("export", weights, "--out", tmp_path / "small.bin", code=2)
     assert "name a program as" in v4d("export", weights, "--out", out, "--format", "onnx", code=2)
     assert "there is no" in v4d("export", tmp_path / "none.safetensors", "--out", out, code=1)
