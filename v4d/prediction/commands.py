@@ -106,24 +106,14 @@ def predict(
 @click.command()
 @click.argument("video", type=_PATH)
 @_RUN
-@click.option(
-    "--against",
-    type=_PATH,
-    help="Another network, whose maps of the same frames and class stand above.",
-)
+@click.option("--against", type=_PATH, help="Another network, whose maps of the same frames and class stand above.")
 @click.option("--class", "class_name", metavar="NAME", help="Class to map  [default: the top class of --run]")
 @click.option(
     "--units", type=click.IntRange(1, 64), help="Action units of the video  [default: as many as in training]"
 )
 @_DATA
 @click.option("--out", type=_PATH, help="PNG to write  [default: NAME-cam.png of the video's name, in this folder]")
-@click.option(
-    "--video",
-    "clip",
-    type=_PATH,
-    metavar="MP4",
-    help="Write the maps over the frames as a clip too.",
-)
+@click.option("--video", "clip", type=_PATH, metavar="MP4", help="Write the maps over the frames as a clip too.")
 @_GPUS
 def cam(
     video: Path,
