@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from preprocess.console import notes
+from preprocess.console import notes, notes_of
 from preprocess.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ def export(
     \b
     Example: v4d export runs/fights-v4d_resnet18 --out fights.onnx --u-infer 10
     """
-    from rich.console import Console
-
     from v4d.export.programs import TOLERANCE, export_program
     from v4d.runs import choose_run
     from v4d.trained import load_trained
@@ -63,7 +61,7 @@ def export(
         raise UsageError(f"--out {out}: name a program as NAME.pt2 (torch) or NAME.onnx (onnx)")
     run = run or choose_run()
     trained = load_trained(run)
-    dataset = trained.dataset_of_frames(data, Console(quiet=True))
+    dataset = trained.dataset_of_frames(data, notes_of(False))
     if dataset is None:
         notes.print(f"note: the dataset of {run} is not known, or gone: {out} says not how frames are made; use --data")
     difference = export_program(
