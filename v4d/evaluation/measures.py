@@ -119,10 +119,12 @@ def single_label_measures(
         return Measures(0, top_k, figures, videos_K, np.full(classes, np.nan), np.zeros((classes, classes), np.int64))
 
     predicted = torch.from_numpy(scores_NK.argmax(axis=1))
-    confusion_KK = multiclass_confusion_matrix(predicted, labels, classes).numpy()
+    # torchmetrics wants two classes at least.
+    confusion_KK = multiclass_confusion_matrix(predicted, labels, max(2, classes)).numpy()[:classes, :classes]
     with np.errstate(invalid="ignore"):
         accuracy_K = confusion_KK.diagonal() / videos_K
-    error = multiclass_calibration_error(shares, labels, classes, n_bins=_BINS, norm="l1").item()
+    of_two = shares if classes > 1 else torch.nn.functional.pad(shares, (0, 1))
+    error = multiclass_calibration_error(of_two, labels, max(2, classes), n_bins=_BINS, norm="l1").item()
 
     hits_N = np.stack([ranks_N < 1, ranks_N < top_k], axis=1)
     resamples = Resamples(len(labels_N), seed)
