@@ -48,6 +48,16 @@ class Scores:
         """The names of the K classes."""
         return tuple(self.about["class_names"])
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the network says of each class by itself whether a video shows it."""
+        return bool(self.about.get("loss") == "sigmoid")
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the measures of ActivityNet's benchmark are wanted of it."""
+        return self.is_multi_label or self.about.get("dataset_kind") == "activitynet"
+
 
 def write_scores(
     path: Path,

@@ -107,6 +107,24 @@ def test_a_video_of_several_labels_is_right_with_any_of_them():
     assert measures.as_document("abcdefg")["per_class"][6] == {"class": "g", "videos": 2}
 
 
+def test_with_softmax_the_first_of_several_labels_is_the_class_and_any_is_right(tmp_path):
+    scores_NK = np.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], np.float32)
+    about = {"class_names": ["a", "b", "c"], "loss": "softmax"}
+    write_scores(tmp_path / "scores.arrow", ["x", "y", "z"], [(0, 1), (0,), (1,)], list(scores_NK), about)
+    measures = measures_of(read_scores(tmp_path))
+    assert measures.figures["top1"].value == pytest.approx(2 / 3)
+    assert measures.figures["mean_class_accuracy"].value == pytest.approx((1 / 2 + 0) / 2)
+    assert measures.confusion_KK.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_of_a_single_class_every_video_is_right():
+    measures = single_label_measures(np.full((3, 1), 0.75, np.float32), np.array([0, 0, -1]))
+    assert (measures.videos, measures.top_k, measures.confusion_KK.tolist()) == (2, 1, [[2]])
+    figures = {name: (figure.value, figure.low, figure.high) for name, figure in measures.figures.items()}
+    assert figures == {**dict.fromkeys(("top1", "top5", "mean_class_accuracy"), (1, 1, 1)),
+                       "calibration_error": (0.25, 0.25, 0.25)}  # fmt: skip
+
+
 def test_logits_are_made_shares_for_their_calibration(dump):
     scores_NK, labels_N = dump
     logits_NK = np.log(scores_NK) + 5
