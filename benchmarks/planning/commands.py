@@ -64,7 +64,7 @@ _WIDTH = 120
     help="Figures of your machine: what v4d bench data --json, or v4d preprocess ... --dry-run --json, printed.",
 )
 @click.option(
-    "--extrapolate", is_flag=True, help="Where it was not measured, scale what was, by multiply-adds or frames."
+    "--extrapolate", is_flag=True, help="Where nothing near was measured, scale what was, by multiply-adds or frames."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan(
@@ -90,11 +90,11 @@ def plan(
 ) -> None:
     """Plan room, cores and hours for a dataset and a training run, and say what binds first.
 
-    It rests on what was measured, and names that for each figure; what was not measured is refused, unless you give
-    a figure of your own or ask for one that is scaled.
+    It rests on what was measured, and names that for each figure. What is taken from other batches or other numbers of
+    frames is told of; where nothing near was measured it refuses, unless you give a figure of your own.
 
     \b
-    Example: v4d plan --videos 240000 --recipe k400_v4d_r50 --gpus 8 --gpu h100 --batch-per-gpu 16
+    Example: v4d plan --videos 240000 --recipe k400_v4d_r50 --gpus 8 --gpu h100
     """
     from benchmarks.planning.constants import Figure
     from benchmarks.planning.measured_files import read_measured

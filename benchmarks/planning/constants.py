@@ -11,15 +11,15 @@ from typing import Literal
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field
 
-Basis = Literal["measured", "given", "extrapolated"]
+Basis = Literal["measured", "given", "assumed", "extrapolated"]
 
 
 @dataclass(frozen=True)
 class Figure:
     """A value that a plan uses, and what it rests on.
 
-    It was "measured" (here or in a file that the user names), "given" by the user, or "extrapolated" from one that was
-    measured; ``note`` then says from which, and how.
+    It was "measured" (here or in a file that the user names) or "given" by the user; it is "assumed" to be one that was
+    measured of the same network in other batches, or "extrapolated" from one; ``note`` then says from which, and how.
     """
 
     value: float
@@ -44,11 +44,10 @@ class Constant(BaseModel):
     machine: str
     date: date
 
-    def figure(self, factor: float = 1.0, note: str = "") -> Figure:
-        """As a plan uses it: as it is, or scaled by ``factor``, which ``note`` explains."""
+    def figure(self, basis: Basis = "measured", factor: float = 1.0, note: str = "") -> Figure:
+        """As a plan uses it: as it is, or for something else and scaled by ``factor``, which ``note`` explains."""
         source = f"{self.source}, {self.heading.partition(' (')[0]}"
         machine = constants().machines[self.machine]
-        basis: Basis = "extrapolated" if note else "measured"
         return Figure(self.value * factor, self.unit, basis, source, machine, self.date.isoformat(), note)
 
 

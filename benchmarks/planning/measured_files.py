@@ -50,7 +50,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _of_bench(document: dict[str, Any], path: Path, asked: Asked) -> dict[str, Figure]:
-    data, share = asked.recipe.data, asked.recipe.train.share_of(asked.machine.gpus)
+    data, share = asked.recipe.data, asked.share
     _same(path, "the codec", document["codec"], asked.codec)
     if document["device"] == CPU:
         raise UsageError(f"{path}: it was measured on {CPU}, and the plan is of GPUs: run v4d bench data on one")

@@ -19,6 +19,7 @@ from preprocess.errors import UsageError
 from v4d.config import Recipe
 
 MOST_VIDEOS, MOST_GPUS = 10_000_000, 1024
+_NOT_AS_MEASURED = ("assumed", "extrapolated")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Asked:
     machine: Machine
     efficiency: float = 1.0
     extrapolate: bool = False
+
+    @property
+    def share(self) -> int:
+        """Videos of a step on each GPU. Raises UsageError where they do not share the global batch out evenly."""
+        try:
+            return self.recipe.train.share_of(self.machine.gpus)
+        except UsageError as error:
+            raise UsageError(f"{error}: say how many videos of a step each GPU has, as --batch-per-gpu 16") from None
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def plan(asked: Asked, replaced: Replaced | None = None) -> Plan:
     machine, recipe = asked.machine, asked.recipe
     if not 1 <= asked.videos <= MOST_VIDEOS or not 1 <= machine.gpus <= MOST_GPUS:
         raise UsageError(f"plans go up to {MOST_VIDEOS:,} videos and {MOST_GPUS:,} GPUs")
-    share = recipe.train.share_of(machine.gpus)
+    share = asked.share
     step = replaced.step or step_rate(recipe, machine.gpu, share, asked.extrapolate)
     figures = {"training step": step}
 
@@ -172,7 +181,7 @@ def plan(asked: Asked, replaced: Replaced | None = None) -> Plan:
         bound_by=slowest.name,
         relief=slowest.relief,
         figures=figures,
-        notes=tuple(_notes(asked, replaced)),
+        notes=tuple(_notes(asked, replaced, figures)),
     )
     return _with_what_binds(made)
 
@@ -246,9 +255,10 @@ def _with_what_binds(made: Plan) -> Plan:
     return made
 
 
-def _notes(asked: Asked, replaced: Replaced) -> list[str]:
+def _notes(asked: Asked, replaced: Replaced, figures: dict[str, Figure]) -> list[str]:
     recipe, machine = asked.recipe, asked.machine
-    notes = ["validation, tests, checkpoints and starts are not counted"]
+    notes = [f"{name} is {of.basis}: {of.note}" for name, of in figures.items() if of.basis in _NOT_AS_MEASURED]
+    notes.append("validation, tests, checkpoints and starts are not counted")
     if machine.gpus > 1 and asked.efficiency == 1.0:
         notes.append(
             f"what {machine.gpus:,} GPUs lose to each other was not measured: hours are those of {machine.gpus:,} GPUs "

@@ -108,7 +108,8 @@ def _figures(made: Plan) -> Table:
 
 def _origin(figure: Figure) -> str:
     said = ", ".join(part for part in (figure.basis, figure.source, figure.date, figure.machine) if part)
-    return f"{said}; {figure.note}" if figure.note else said
+    # What a figure is taken from is a note of the plan.
+    return f"{said}; {figure.note}" if figure.note and figure.basis == "measured" else said
 
 
 def size(count: float) -> str:

@@ -167,7 +167,7 @@ def evaluate(
     protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed, units_per_second)
     of_kind = f"-{scores}" if scores else ""
     out = out or _default_folder(run, f"eval-{split}-{protocol.name}{of_kind}")
-    request = Request(run, out, protocol, data, split, batch, scores, again=again)
+    request = Request(run, out, protocol, data, split, batch, scores, again=again, advice="--again does it anew")
     result = evaluate_and_say(request, gpus, procs or 1, max_bad)
     if not is_main_process():
         return

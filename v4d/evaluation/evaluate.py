@@ -71,7 +71,8 @@ class Request:
     ``root`` is by default the dataset the run was trained on; a weights file knows none. ``batch`` videos, or chunks of
     untrimmed ones, are taken at a time by each process. ``scores`` says what is averaged over combinations and crops
     (see ``video_scores``): by default what the recipe's loss is of. More than ``max_bad`` (0 to 1) of the videos that
-    cannot be loaded are too many. An evaluation that ``out`` has already is not done ``again`` by default.
+    cannot be loaded are too many. An evaluation that ``out`` has already is not done ``again`` by default: that is then
+    said, with ``advice``.
     """
 
     run: Path
@@ -83,6 +84,7 @@ class Request:
     scores: Activation | None = None
     max_bad: float = MAX_BAD
     again: bool = False
+    advice: str = ""
 
 
 def evaluate_on_ranks(request: Request, gpus: int) -> Accuracy | None:
@@ -128,7 +130,8 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     parts = Parts(request.out, {**about, "device": place.device.type}, loader.samples, at_once)
     is_finished = as_on_main(place.is_main and _is_of(request.out / SCORES, about), place)
     if is_finished and not request.again:
-        console.print(f"{request.out} has this evaluation already: --again does it anew")
+        advice = f": {request.advice}" if request.advice else ""
+        console.print(f"{request.out} has this evaluation already{advice}")
     else:
         # The others may be done long before the last one is.
         group = dist.new_group(backend="gloo", timeout=_LONG) if place.ranks > 1 else None

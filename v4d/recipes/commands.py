@@ -35,7 +35,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("recipe", "network", "datasets"):
         table.add_column(column, no_wrap=True)
-    table.add_column("what it is")
+    table.add_column("what it is", overflow="fold")
     for recipe in found.values():
         said = _as_document(recipe)
         table.add_row(said["name"], said["network"], ", ".join(said["kinds"]) or "any", said["about"])

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,9 +129,7 @@ def reproduce_command(render: Renderer) -> click.Command:
             click.echo(document)
             return
         console.print(result.as_table())
-        console.print("what differs from the paper:")
-        for line in result.differences:
-            console.print(f"- {line}")
+        _say_what_differs(result.differences)
         if result.then:
             console.print(f"then: {result.then}")
         console.print(f"{out / table}.md and .json have it too; all of it took {time.monotonic() - began:.0f} s")
@@ -190,7 +188,14 @@ def _say_what_would_be_done(plan: Plan, jobs: Sequence[Job], as_json: bool) -> N
         )
     for job in jobs:
         console.print(f"{job.scores}: {job.state()}; {job.row.test()}")
-    for line in differences(plan, jobs):
+    _say_what_differs(differences(plan, jobs))
+
+
+def _say_what_differs(lines: Iterable[str]) -> None:
+    from v4d.reproduce.results import DIFFERS
+
+    console.print(f"{DIFFERS}:")
+    for line in lines:
         console.print(f"- {line}")
 
 

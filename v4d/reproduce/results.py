@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from preprocess.errors import DataError
@@ -28,6 +29,8 @@ _TITLES: dict[Measure, str] = {"top1": "top-1", "top5": "top-5", "mean_average_p
 # Of a recipe's settings, those by which a result does not change, and the seed.
 _NO_MATTER = ("seed", "compile", "channels_last", "checkpoint_every", "validate_every", "keep_every")
 UNKNOWN = "\N{EN DASH}"
+# Recipes have values of their own where the paper has none.
+DIFFERS = "What differs from the paper, or where it is silent from the recipes"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,10 @@ class TableResult:
 
     def as_table(self) -> Table:
         """For a terminal."""
-        table = Table(*self._header(), title=f"{self.table.title} ({self.scale} scale)", caption=self._legend())
+        title = f"{self.table.title} ({self.scale} scale)"
+        table = Table(title=title, caption=self._legend(), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for number, column in enumerate(self._header()):
+            table.add_column(column, no_wrap=number > 0)
         for cells in self._cells():
             table.add_row(*cells)
         return table
@@ -114,7 +120,7 @@ class TableResult:
         header = self._header()
         lines = [f"# {self.table.title}", "", f"At {self.scale} scale. {self._legend()}", ""]
         lines += [_line(header), _line(["---"] * len(header)), *(_line(cells) for cells in self._cells()), ""]
-        lines += ["What differs from the paper:", "", *(f"- {one}" for one in self.differences)]
+        lines += [f"{DIFFERS}:", "", *(f"- {one}" for one in self.differences)]
         lines += ["", f"Then: `{self.then}`"] * bool(self.then)
         return "\n".join(lines) + "\n"
 
@@ -169,7 +175,7 @@ def differences(plan: Plan, jobs: Sequence[Job]) -> Iterator[str]:
     for job in jobs:
         for training in job.trainings:
             for key, now, then in _changed(training.recipe, training.as_in_paper):
-                changes.setdefault(key, {}).setdefault(f"{now} for {then}")
+                changes.setdefault(key, {}).setdefault(f"{now} in place of {then}")
     for key, said in changes.items():
         yield f"{key}: {', '.join(said)}"
     yield from _assumed(jobs)

@@ -116,11 +116,11 @@ def test_gpus_that_lose_time_to_each_other_take_longer_by_it():
 def test_what_was_not_measured_is_refused():
     for wanted, says in (
         (asked(gpu="b200"), "not measured: training on a GPU 'b200' (there are h100, h200)"),
-        (asked(batch=32), "v4d_resnet18 on h100 in batches of 32 on each, bf16, compiled"),
+        (asked(batch=4), "v4d_resnet18 on h100 in batches of 4 on each, bf16, compiled"),
         (asked("train.precision='fp32'"), "fp32, compiled"),
         (asked("model.blocks_4d=[]"), "not measured"),
         (asked("train.checkpoint_stages=['res2']"), "not measured"),
-        (asked("train.micro_batch=16"), "in batches of 16"),
+        (asked("train.micro_batch=4"), "in batches of 4 "),
     ):
         with pytest.raises(UsageError) as refused:
             plan(wanted)
@@ -130,6 +130,20 @@ def test_what_was_not_measured_is_refused():
     with pytest.raises(UsageError, match="not measured") as refused:
         plan(replace(asked("train.precision='fp32'"), extrapolate=True))
     assert "--extrapolate" not in str(refused.value)
+
+
+def test_other_batches_are_assumed_to_be_as_fast_and_said_to_be():
+    for batch, less_busy in ((8, True), (32, True), (128, False), (512, False)):
+        found = step_rate(asked(batch=batch).recipe, "h100", batch, extrapolate=False)
+        assert (found.value, found.basis) == (855.0, "assumed")
+        assert f"that of batches of 64 on each GPU: {batch} were not measured" in found.note
+        assert ("less busy" in found.note) == less_busy
+        assert plan(asked(batch=batch)).notes[0] == f"training step is assumed: {found.note}"
+    parts = asked("train.micro_batch=32").recipe
+    assert "64 on each GPU: 32 were" in step_rate(parts, "h100", 64, extrapolate=False).note
+    # What is computed again takes time that was not measured.
+    again = step_rate(asked("train.checkpoint_stages=['res2']").recipe, "h100", 64, extrapolate=True)
+    assert again.note.endswith("what train.checkpoint_stages computes again is not counted")
 
 
 def test_gpus_that_do_not_divide_the_batch_and_sizes_beyond_all():
@@ -147,12 +161,15 @@ def test_what_is_extrapolated_says_from_what():
     assert scaled.value == pytest.approx(1037 * flops[0] / flops[1])
     assert "from v4d_resnet18 (1037), by multiply-adds" in scaled.note
     # Twice as many frames: half as many videos of the loader, and twice the CPU for each.
-    made = plan(asked(gpus=2, extrapolate=True, **R50))
+    made = plan(asked(gpus=2, **R50))
     assert made.figures["training step"].basis == "measured"
     assert made.figures["loader"].value == pytest.approx(2118 / 2)
     assert made.figures["loader's CPU"].value == pytest.approx(1.64)
     assert {made.figures[name].basis for name in ("loader", "loader's CPU")} == {"extrapolated"}
-    without = plan(asked(gpus=2, **R50))
+    # Far more frames only where that is asked for.
+    many = ("data.units=36",)
+    assert plan(asked(*many, gpus=2, extrapolate=True), OWN).figures["loader"].value == pytest.approx(1033 / 9)
+    without = plan(asked(*many, gpus=2), OWN)
     assert "loader" not in without.figures
     assert without.limits[1].allows is None and without.limits[2].needs is None
 

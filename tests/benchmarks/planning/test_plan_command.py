@@ -25,7 +25,8 @@ def test_it_says_what_it_comes_to_and_what_binds():
         "disk 12.9 GB 4.28 MB a video",
         "24 steps of 128",
         "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 measured",
-        "loader 116 videos/s a GPU not measured not measured",
+        "loader 116 videos/s a GPU 516 videos/s a GPU 516.5 extrapolated",
+        "note: loader is extrapolated: from 4x4 frames (1033), by the number of frames",
         "docs/measurements.md, Training and loading, 2026-11-26, one H100",
         "binds first: GPU; what would help: more GPUs",
         "the least there can be (--efficiency 0.9",
@@ -33,8 +34,27 @@ def test_it_says_what_it_comes_to_and_what_binds():
         assert part in said
 
 
+def test_what_is_typed_first_gets_an_answer():
+    """No batch, no loader of 4x8 frames: of batches of 8 nothing was measured, of 16 there was."""
+    said = words(planned())
+    for part in (
+        "47 steps of 64",
+        "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 assumed",
+        "CPU 0.464 cores a GPU not said extrapolated",
+        "note: training step is assumed: that of batches of 16 on each GPU: 8 were not measured, and fewer videos at a",
+        "training at least",
+    ):
+        assert part in said
+    many = words(planned("--gpus", "1024", "--gpus-per-node", "8", code=2))
+    assert "does not divide over 1024 processes: say how many videos of a step each GPU has" in many
+    assert "each video once" in words(planned("--gpus", "1024", "--batch-per-gpu", "2", "--codec", "vp9"))
+
+
 def test_json_has_the_same_and_where_each_figure_is_from():
     said = json.loads(planned("--batch-per-gpu", "16", "--json", "--disk", "0.001", "--storage", "500"))
+    basis = {name: figure["basis"] for name, figure in said["figures"].items()}
+    assert {name for name, of in basis.items() if of != "measured"} == {"loader", "loader's CPU"}
+    assert basis["loader"] == "extrapolated"
     assert said["asked"] == {
         "videos": 3000,
         "frames": 300,
@@ -58,7 +78,6 @@ def test_json_has_the_same_and_where_each_figure_is_from():
     assert said["hours"] is None
     assert said["rehearsal"]["balance"]["steps"] == 24
     for figure in said["figures"].values():
-        assert figure["basis"] == "measured"
         assert all(figure[name] for name in ("unit", "source", "machine", "date"))
     assert [limit["name"] for limit in said["limits"]] == ["GPU", "loader", "CPU", "storage"]
 
@@ -66,7 +85,7 @@ def test_json_has_the_same_and_where_each_figure_is_from():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "not measured: k400_v4d_r50 on h100 in batches of 8 on each, bf16, compiled"),
+        (["--batch-per-gpu", "1"], "not measured: k400_v4d_r50 on h100 in batches of 1 on each, bf16, compiled"),
         (["--gpu", "tpu"], "not measured: training on a GPU 'tpu' (there are h100, h200)"),
         (["--gpus", "7"], "train.global_batch = 64 does not divide over 7 processes"),
         (["--gpus", "1025", "--batch-per-gpu", "16"], "plans go up to 10,000,000 videos and 1,024 GPUs"),
@@ -88,9 +107,9 @@ def test_a_figure_of_ones_own_is_named():
 
 
 def test_what_is_extrapolated_is_called_so():
-    said = words(planned("--extrapolate"))
+    said = words(planned("--extrapolate", "--batch-per-gpu", "1"))
     assert "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 extrapolated" in said
-    assert "in batches of 16, 8 were not measured" in said
+    assert "times 1; that of batches of 16 on each GPU: 1 were not measured" in said
 
 
 def test_it_explains_itself():

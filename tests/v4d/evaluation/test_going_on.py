@@ -99,13 +99,16 @@ def test_what_is_finished_is_not_done_again_unless_asked(run, tmp_path):
     assert "evaluated 24 videos in" in said
     before = (tmp_path / SCORES).stat()
     found, said = evaluated(run, tmp_path, **quick)
-    assert f"{tmp_path} has this evaluation already: --again does it anew" in said
+    assert said.endswith(f"{tmp_path} has this evaluation already\n")
     assert "evaluated" not in said
     assert (tmp_path / SCORES).stat().st_mtime_ns == before.st_mtime_ns
     found, said = evaluated(run, tmp_path, **quick, again=True)
     assert "evaluated 24 videos in" in said
     assert (tmp_path / SCORES).stat().st_ino != before.st_ino
     assert found == first
+    line = f"eval {run} --out {tmp_path} --u-infer 4 --crops 1 --split train --batch 2 --gpus 0"
+    said = CliRunner().invoke(main, line.split()).output
+    assert f"{tmp_path} has this evaluation already: --again does it anew" in said
     # Another one takes its place.
     evaluated(run, tmp_path, protocol=Protocol("tsn", 4, crops=1))
     assert read_scores(tmp_path).about["protocol"] == "tsn"

@@ -196,7 +196,8 @@ def test_rows_are_trained_and_set_beside_the_paper(reproduced, dataset):
     assert said.count("training mini_tsn_r18 on") == said.count("training mini_v4d_r18 on") == 2
     assert "Table 2a: effectiveness of V4D (small scale)" in said
     assert f"- data: {dataset.root} (ordered-actions), 24 videos in train and 12 in val, of 6 classes, in" in said
-    assert "- optim.epochs: 1 for 100" in said
+    assert "What differs from the paper, or where it is silent from the recipes:" in said
+    assert "- optim.epochs: 1 in place of 100" in said
     document = json.loads((out / "table2a.json").read_text())
     assert [row["row"] for row in document["rows"]] == ["tsn", "v4d"]
     for row in document["rows"]:
@@ -213,6 +214,8 @@ def test_what_is_finished_is_not_done_again(reproduced, dataset):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("step-*/*")}
     said = tiny("table2a", *rows, "--data", dataset.root, "--out", out)
     assert "training mini" not in said
+    assert said.count("has this evaluation already\n") == 4
+    assert "--again" not in said
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("step-*/*")}
     # The same network is a row of another table.
     said = tiny("table2c", "--only", "tsn", "--data", dataset.root, "--out", out, "--dry-run")
@@ -237,6 +240,7 @@ def test_a_chain_starts_each_stage_from_the_one_before(dataset, tmp_path):
 def test_a_dry_run_does_nothing(tmp_path):
     said = tiny("table2a", "--out", tmp_path / "runs", "--dry-run")
     assert said.count(": to train; ") == said.count(": to evaluate; ") == 5
+    assert "What differs from the paper, or where it is silent from the recipes:\n- data: " in said
     assert list(tmp_path.iterdir()) == []
     found = json.loads(tiny("table2a", "--out", tmp_path / "runs", "--dry-run", "--json"))
     assert {one["state"] for one in found["trainings"]} == {"to train"}
