@@ -1,6 +1,7 @@
 """Measures against computations that share nothing with them, and the dump that they are taken from."""
 
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -204,6 +205,18 @@ def test_a_dump_that_cannot_be_is_named(tmp_path, change, said):
     write_scores(tmp_path / "scores.arrow", **{**given, **change})
     with pytest.raises(DataError, match=rf"scores\.arrow {said}"):
         read_scores(tmp_path)
+
+
+def test_a_dump_that_does_not_fit_on_the_disk_is_named(tmp_path):
+    path, scores = tmp_path / "scores.arrow", [np.zeros(2, np.float32)] * 1000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{path}'"):
+            write_scores(path, ["a"] * 1000, [(1,)] * 1000, scores, {"class_names": ["x", "y"]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dump_of_an_older_version_is_named(tmp_path):
