@@ -107,6 +107,17 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
     assert said.splitlines()[-1] == f"v4d: there is no weights file {tmp_path / 'none.safetensors'}"
 
 
+def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
+    other = shutil.copytree(dataset.root, tmp_path / "elsewhere")
+    options = ["--u-infer", "5", "--gpus", "0"]
+    command("eval", run, *options, "--data", dataset.root)
+    before = (run / "eval-val-u5" / "scores.arrow").read_bytes()
+    command("eval", run, *options, "--data", other)
+    assert (run / "eval-elsewhere-val-u5" / "scores.arrow").exists()
+    assert (run / "eval-val-u5" / "scores.arrow").read_bytes() == before
+    assert sorted(path.name for path in run.glob("eval*")) == ["eval-elsewhere-val-u5", "eval-val-u5"]
+
+
 def test_scores_of_a_checkpoint_outlive_it(run, monkeypatch):
     checkpoint = find_checkpoint(run)
     out = run / f"{checkpoint.name}-eval-val-u5"
@@ -259,7 +270,7 @@ def test_every_measure_is_shown_and_kept(run):
 
 @pytest.mark.parametrize("classes", [3, 14])
 def test_classes_that_are_not_shown_are_counted_without_those_that_no_video_has(classes, tmp_path):
-    measures = single_label_measures(np.eye(classes), np.arange(classes - 1))
+    measures = single_label_measures(np.eye(classes)[:-1], np.arange(classes - 1))
     names = tuple(f"class {number}" for number in range(classes))
     accuracy = Accuracy(classes - 1, classes, 1, 1, min(5, classes), measures=measures, class_names=names)
     for every_class in (False, True):
