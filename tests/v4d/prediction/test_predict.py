@@ -68,8 +68,8 @@ def test_other_crops_are_those_of_evaluation(crops, run, videos, dataset, tmp_pa
     assert (flip["0"], flip["1"]) == (1, 0)
     (root / "dataset.json").write_text(json.dumps({**content, "classes": classes, "flip": flip}))
     save_checkpoint(run, replace(checkpoint, step=4, classes=classes))
-    v4d("eval", run, *ON, "--crops", crops, "--data", root)
-    wanted = read_scores(run / f"eval-val-u5-crops{crops}").scores_NK
+    v4d("eval", run, *ON, "--crops", crops, "--data", root, "--out", tmp_path / "scores")
+    wanted = read_scores(tmp_path / "scores").scores_NK
     for data in (root, dataset.root):
         said, _ = v4d("predict", *videos, "--run", run, *ON, "--json", "--top", 6, "--crops", crops, "--data", data)
         for document, scores_K in zip(documents(said), wanted, strict=True):
