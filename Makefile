@@ -50,6 +50,7 @@ bench-model: .venv/installed
 	$(BIN)/python -m benchmarks.model $(if $(DEPTH),--depth $(DEPTH)) $(if $(DEVICE),--device $(DEVICE)) $(OPTIONS)
 
 # What the trainer costs beside a bare loop: on the demo's videos, or on DATA=shards/NAME. OPTIONS='--gpus 1 --rounds 5'.
+# With OPTIONS='--videos DIR', of what DATA was made of, beside torch's DataLoader with decord too.
 bench-train: .venv/installed
 	$(BIN)/python -m benchmarks.training $(DATA) $(if $(RECIPE),--recipe $(RECIPE)) $(OPTIONS)
 

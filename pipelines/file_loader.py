@@ -42,7 +42,7 @@ class FileLoader:
         *,
         device: torch.device,
         on_bad: Callable[[Path, DataError], None],
-        crops: Literal[1, 3] = 3,
+        crops: Literal[1, 3, 5] = 3,
         threads: int | None = None,
     ) -> None:
         """Frames are made as those of ``dataset``, or as preprocessing makes them by default.

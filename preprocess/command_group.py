@@ -29,7 +29,8 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(context)
         except (V4dError, OSError) as error:
-            if context.params.get("debug"):
+            # Who reads the output has enough of it, as head does: click ends without a word.
+            if context.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             click.echo(f"v4d: {error}", err=True)
             context.exit(error.exit_code if isinstance(error, V4dError) else 1)

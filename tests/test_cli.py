@@ -137,6 +137,17 @@ def test_commands_compute_in_large_pages():
     assert int(done.stdout) > 100_000, done.stderr
 
 
+def test_who_reads_may_have_enough():
+    """As head does: no word of a broken pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "runs", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_models_shows_what_they_cost():
     said = v4d("models", "*resnet18", "--classes", "1000", "--units", "4")
     rows = {line.split()[0]: line for line in said.splitlines() if "resnet18" in line}

@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "preprocess": ("preprocess",),
     # What ffmpeg makes of a file that lies in no dataset.
     "pipelines": ("pipelines", "preprocess.single_files", *SHARED),
-    # How a clip is written as a video file.
-    "v4d": ("v4d", "pipelines", "preprocess.clip_file", *SHARED),
+    # How a clip is written as a video file, and which classes are others when mirrored.
+    "v4d": ("v4d", "pipelines", "preprocess.clip_file", "preprocess.directions", *SHARED),
     # It measures the others, and only the command line knows it.
     "benchmarks": FOLDERS,
 }

@@ -52,8 +52,8 @@ def sections(units_infer: int, units_train: int) -> list[range]:
     return [range(low, high) for low, high in itertools.pairwise(bounds)]
 
 
-def combinations(units_infer: int, units_train: int) -> np.ndarray:
-    """Every choice of one unit per section, (M, S) int64, in lexicographic order.
+def combination_count(units_infer: int, units_train: int) -> int:
+    """How many choices of one unit per section there are.
 
     Raises UsageError if they are more than 1,048,576, or there are fewer units than sections.
     """
@@ -63,6 +63,15 @@ def combinations(units_infer: int, units_train: int) -> np.ndarray:
             f"--u-infer {units_infer} with {units_train} units in training makes {count:,} combinations, more than "
             f"{_MOST_COMBINATIONS:,}: use fewer units"
         )
+    return count
+
+
+def combinations(units_infer: int, units_train: int) -> np.ndarray:
+    """Every choice of one unit per section, (M, S) int64, in lexicographic order.
+
+    Raises UsageError as ``combination_count``.
+    """
+    combination_count(units_infer, units_train)
     grids = np.meshgrid(*sections(units_infer, units_train), indexing="ij")
     return np.stack([grid.ravel() for grid in grids], axis=1)
 

@@ -1,12 +1,23 @@
 """The trainer's benchmark runs both loops by turns, and says what they came to. No test looks at a time."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmarks.training import LoopProcess, Turn, Work, as_table, conclusion, make_dataset, measure, overheads
+from benchmarks.training import (
+    LoopProcess,
+    Turn,
+    Work,
+    as_table,
+    conclusion,
+    loops_of,
+    make_dataset,
+    measure,
+    overheads,
+)
 from preprocess.errors import DataError
 from v4d.recipes.files import load_recipe
 
@@ -25,6 +36,17 @@ def test_both_loops_take_turns(work):
         assert 0 <= turn.waited_s < turn.step_s
         assert turn.cpu_s > 0
     assert as_table(work, found).row_count == 2
+
+
+def test_decords_loop_has_a_turn_too(work, videos):
+    pytest.importorskip("decord")
+    found = measure(replace(work, videos=videos), rounds=1)
+    assert list(found[0]) == loops_of(replace(work, videos=videos)) == ["bare loop", "v4d train", "DataLoader, decord"]
+    # Its workers decode: their time counts.
+    assert all(turn.cpu_s > 0 and turn.step_s > 0 for turn in found[0].values())
+    assert "times as fast as the loop fed by decord" in conclusion(found)
+    with pytest.raises(DataError, match=r"DataLoader, decord: .*nothing-here.* is not there"):
+        measure(replace(work, videos=videos / "nothing-here"), rounds=1)
 
 
 def test_a_loop_stands_still_between_its_turns(work):

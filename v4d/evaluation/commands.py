@@ -116,7 +116,7 @@ MAX_BAD_OPTION = click.option(
     "--out",
     type=_PATH,
     help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with what is not the default in its "
-    "name; of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN]",
+    "name; of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN; of another dataset, eval-NAME-SPLIT-uN]",
 )
 def evaluate(
     run: Path | None,
@@ -166,7 +166,7 @@ def evaluate(
     run = run or choose_run()
     protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed, units_per_second)
     of_kind = f"-{scores}" if scores else ""
-    out = out or _default_folder(run, f"eval-{split}-{protocol.name}{of_kind}")
+    out = out or _default_folder(run, f"eval{_of_another(run, data)}-{split}-{protocol.name}{of_kind}")
     request = Request(run, out, protocol, data, split, batch, scores, again=again, advice="--again does it anew")
     result = evaluate_and_say(request, gpus, procs or 1, max_bad)
     if not is_main_process():
@@ -202,6 +202,16 @@ def compare(a: Path, b: Path, common: bool, changed: bool, as_json: bool) -> Non
         return
     for table in comparison_tables(result, str(a), str(b), changed):
         console.print(table)
+
+
+def _of_another(run: Path, data: Path | None) -> str:
+    """The name of a dataset that the run was not trained on: its scores are not to take the place of others."""
+    if data is None:
+        return ""
+    from v4d.trained import load_trained
+
+    own = load_trained(run).dataset
+    return f"-{data.resolve().name}" if own and own.resolve() != data.resolve() else ""
 
 
 def _default_folder(run: Path, name: str) -> Path:

@@ -5,7 +5,6 @@ Shape suffixes: N videos, M measures, K classes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from scipy.stats import binomtest
 
 from preprocess.errors import DataError, UsageError
 from v4d.evaluation.bootstrap import Resamples, interval
-from v4d.evaluation.measures import ranks
+from v4d.evaluation.measures import ranking_of, ranks
 from v4d.evaluation.scores_file import SCORES, Scores, read_scores
 
 
@@ -59,9 +58,10 @@ class ClassChange:
 class Comparison:
     """Dumps A and B over the ``videos`` that have a label.
 
-    ``differences`` are by measure: top1, top5, and where videos have one label each mean_class_accuracy. ``p`` is that
-    of McNemar's exact test of top-1: how likely the ``changed`` videos would be divided into gains and losses at least
-    as unevenly if both were as good.
+    ``differences`` are by measure: top1, top5, and where videos have one label each mean_class_accuracy; where the
+    recipe's loss is sigmoid or the dataset is ActivityNet mean_average_precision, hit1 and hit3. ``p`` is that of
+    McNemar's exact test of top-1: how likely the ``changed`` videos would be divided into gains and losses at least as
+    unevenly if both were as good.
     """
 
     videos: int
@@ -127,6 +127,8 @@ def find_dump(path: Path) -> Path:
 def compare(path_a: Path, path_b: Path, *, common: bool = False, seed: int = 0) -> Comparison:
     """Compare two dumps, as ``find_dump`` finds them, of the same videos, or with ``common`` over those in both.
 
+    Where samples are segments, a video is in both if it has as many of them: else nobody knows which one is left out.
+
     Raises DataError where one is missing or damaged, where classes, videos or labels differ, and where there is no
     video to compare; UsageError as ``find_dump``.
     """
@@ -135,78 +137,91 @@ def compare(path_a: Path, path_b: Path, *, common: bool = False, seed: int = 0) 
     if a.class_names != b.class_names:
         raise DataError(f"{path_a} and {path_b} are of other classes: {_differing(a.class_names, b.class_names)}")
     rows_a, rows_b = _by_key(a), _by_key(b)
-    only = [key for key in rows_a if key not in rows_b], [key for key in rows_b if key not in rows_a]
-    for missing, (has, lacks) in zip(only, ((path_a, path_b), (path_b, path_a)), strict=True):
+    for has, lacks, of, others in (path_a, path_b, rows_a, rows_b), (path_b, path_a, rows_b, rows_a):
+        missing = {key: more for key in of if (more := len(of[key]) - len(others.get(key, ()))) > 0}
         if missing and not common:
             raise DataError(
-                f"{len(missing)} videos of {has} are not in {lacks}, such as '{missing[0][0]}': evaluate the same "
-                "split, or compare those in both with --common"
+                f"{sum(missing.values())} videos of {has} are not in {lacks}, such as '{next(iter(missing))}': "
+                "evaluate the same split, or compare those in both with --common"
             )
     # In an order that is nobody's own: so the other way round the same videos are drawn.
-    both = sorted(key for key in rows_a if key in rows_b)
-    for key in both:
-        here, there = a.labels[rows_a[key]], b.labels[rows_b[key]]
+    both = sorted(key for key in rows_a if len(rows_a[key]) == len(rows_b.get(key, ())))
+    pairs = [pair for key in both for pair in zip(rows_a[key], rows_b[key], strict=True)]
+    for row_a, row_b in pairs:
+        here, there = a.labels[row_a], b.labels[row_b]
         if here != there:
             raise DataError(
-                f"the labels of '{key[0]}' are {_named(here, a)} in {path_a} and {_named(there, b)} in {path_b}: they "
-                "are of other datasets"
+                f"the labels of '{a.keys[row_a]}' are {_named(here, a)} in {path_a} and {_named(there, b)} in "
+                f"{path_b}: they are of other datasets"
             )
-    labelled = [key for key in both if a.labels[rows_a[key]]]
+    labelled = [(row_a, row_b) for row_a, row_b in pairs if a.labels[row_a]]
     if not labelled:
         raise DataError(f"{path_a} and {path_b} have no video in common that has a label")
-    labels = [a.labels[rows_a[key]] for key in labelled]
-    scores = a.scores_NK[[rows_a[key] for key in labelled]], b.scores_NK[[rows_b[key] for key in labelled]]
-    return _compared([key for key, _ in labelled], labels, scores, a, (len(only[0]), len(only[1])), seed)
+    keys, labels = zip(*((a.keys[row_a], a.labels[row_a]) for row_a, _ in labelled), strict=True)
+    scores = a.scores_NK[[row_a for row_a, _ in labelled]], b.scores_NK[[row_b for _, row_b in labelled]]
+    only = len(a.keys) - len(pairs), len(b.keys) - len(pairs)
+    several, ranked = a.is_multi_label or b.is_multi_label, a.is_ranked or b.is_ranked
+    return _compared(keys, labels, scores, a.class_names, only, several=several, ranked=ranked, seed=seed)
 
 
 def _compared(
     keys: Sequence[str],
     labels: Sequence[tuple[int, ...]],
     scores: tuple[np.ndarray, np.ndarray],
-    a: Scores,
+    class_names: tuple[str, ...],
     only: tuple[int, int],
+    *,
+    several: bool,
+    ranked: bool,
     seed: int,
 ) -> Comparison:
-    ranks_a, ranks_b = (ranks(of_NK, labels) for of_NK in scores)
-    top_k = min(5, len(a.class_names))
-    hits_a, hits_b = (np.stack([of_N < 1, of_N < top_k], axis=1).astype(np.float64) for of_N in (ranks_a, ranks_b))
+    above = {"top1": 1, "top5": min(5, len(class_names)), **({"hit1": 1, "hit3": 3} if ranked else {})}
+    hits_a, hits_b = (ranks(of_NK, labels)[:, None] < list(above.values()) for of_NK in scores)
+    gain_NM = hits_b.astype(np.float64) - hits_a
     first_N = np.array([of_video[0] for of_video in labels])
     resamples = Resamples(len(keys), seed)
-    resampled = resamples.means(hits_b - hits_a)
-    differences = {
+    resampled = resamples.means(gain_NM)
+    of_hits = {
         name: _difference(float(hits_a[:, i].mean()), float(hits_b[:, i].mean()), resampled[:, i])
-        for i, name in enumerate(("top1", "top5"))
+        for i, name in enumerate(above)
     }
+    differences = {name: of_hits[name] for name in ("top1", "top5")}
+    guesses_a, guesses_b = (of_NK.argmax(axis=1) for of_NK in scores)
+    # Of its class, which is the first of the labels where there is one class.
+    right_a, right_b = (hits_a[:, 0], hits_b[:, 0]) if several else (guesses_a == first_N, guesses_b == first_N)
     per_class = tuple(
-        ClassChange(name, int(of.sum()), float(hits_a[of, 0].mean()), float(hits_b[of, 0].mean()))
-        for number, name in enumerate(a.class_names)
+        ClassChange(name, int(of.sum()), float(right_a[of].mean()), float(right_b[of].mean()))
+        for number, name in enumerate(class_names)
         if (of := first_N == number).any()
     )
-    if a.about.get("loss") != "sigmoid":
-        by_class_R = resamples.group_means((hits_b - hits_a)[:, :1], first_N)[:, 0]
+    if not several:
+        gain_N1 = (right_b.astype(np.float64) - right_a)[:, None]
+        by_class_R = resamples.group_means(gain_N1, first_N)[:, 0]
         mean_a, mean_b = (float(np.mean([getattr(of, which) for of in per_class])) for which in ("a", "b"))
         differences["mean_class_accuracy"] = _difference(mean_a, mean_b, by_class_R)
-    guesses = [of_NK.argmax(axis=1).tolist() for of_NK in scores]
+    if ranked:
+        in_a, in_b = (ranking_of(of_NK, labels) for of_NK in scores)
+        by_ranking_R = resamples.figures(lambda counts_RN: in_b.means(counts_RN) - in_a.means(counts_RN))
+        differences["mean_average_precision"] = _difference(in_a.mean(), in_b.mean(), by_ranking_R)
+    differences |= of_hits
     changed = tuple(
-        Changed(keys[i], labels[i], guesses[0][i], guesses[1][i], bool(hits_b[i, 0]))
+        Changed(keys[i], labels[i], int(guesses_a[i]), int(guesses_b[i]), bool(hits_b[i, 0]))
         for i in np.flatnonzero(hits_a[:, 0] != hits_b[:, 0]).tolist()
     )
     gains = sum(video.is_gain for video in changed)
     p = float(binomtest(gains, len(changed), 0.5).pvalue) if changed else 1.0
-    return Comparison(len(keys), *only, a.class_names, differences, p, changed, per_class)
+    return Comparison(len(keys), *only, class_names, differences, p, changed, per_class)
 
 
 def _difference(a: float, b: float, resampled_R: np.ndarray) -> Difference:
     return Difference(a, b, b - a, *interval(resampled_R))
 
 
-def _by_key(dump: Scores) -> dict[tuple[str, int], int]:
-    """The row of each key, with which occurrence of it that is: a video comes once for each of its segments."""
-    seen: Counter[str] = Counter()
-    rows = {}
+def _by_key(dump: Scores) -> dict[str, list[int]]:
+    """The rows of each key: a video comes once for each of its segments."""
+    rows: dict[str, list[int]] = {}
     for row, key in enumerate(dump.keys):
-        rows[key, seen[key]] = row
-        seen[key] += 1
+        rows.setdefault(key, []).append(row)
     return rows
 
 

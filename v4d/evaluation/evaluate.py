@@ -154,7 +154,7 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
             parts.join(request.out / SCORES, about)
     if not place.is_main:
         return None
-    accuracy = _measured(request.out, loader.samples, about)
+    accuracy = _measured(request.out, loader.samples)
     parts.remove()
     if request.again or not is_finished:
         left_out = f", {accuracy.left_out} left out" if accuracy.left_out else ""
@@ -227,7 +227,7 @@ class _Scorer:
             yield list(zip(batch.keys, batch.all_labels, scores_BK.cpu().numpy(), strict=True))
 
 
-def _measured(out: Path, samples: int, about: dict[str, Any]) -> Accuracy:
+def _measured(out: Path, samples: int) -> Accuracy:
     """What the dump of ``out`` is worth, written beside it."""
     dump = read_scores(out)
     measures = measures_of(dump)
@@ -243,7 +243,7 @@ def _measured(out: Path, samples: int, about: dict[str, Any]) -> Accuracy:
     )
     said = {name: getattr(accuracy, name) for name in ("videos", "classes", "top_k", "left_out", "chance")}
     with replace_atomically(out / ACCURACY) as temporary:
-        temporary.write_text(_as_text({**said, **measures.as_document(dump.class_names), **about}))
+        temporary.write_text(_as_text({**said, **measures.as_document(dump.class_names), **dump.about}))
     return accuracy
 
 

@@ -83,14 +83,18 @@ class Measures:
 def measures_of(dump: Scores) -> Measures:
     """The measures of a dump: those of several labels where its recipe's loss is sigmoid.
 
-    There, and where the dataset is ActivityNet, with those of its benchmark: see ``ranking_figures``.
+    There, and where the dataset is ActivityNet, with those of its benchmark: see ``ranking_figures``. Where a video has
+    several labels although the loss is softmax, any of them will do in top-1 and top-5, and the first one is its class.
     """
-    if dump.about.get("loss") == "sigmoid":
+    if dump.is_multi_label:
         measures = multi_label_measures(dump.scores_NK, dump.labels)
     else:
         are_logits = dump.about.get("scores") == "logits"
         measures = single_label_measures(dump.scores_NK, dump.labels_N, are_logits=are_logits)
-    if dump.about.get("loss") == "sigmoid" or dump.about.get("dataset_kind") == "activitynet":
+        if any(len(of_video) > 1 for of_video in dump.labels):
+            of_any = multi_label_measures(dump.scores_NK, dump.labels).figures
+            measures = replace(measures, figures=measures.figures | of_any)
+    if dump.is_ranked:
         figures, average_precision_K = ranking_figures(dump.scores_NK, dump.labels)
         return replace(measures, figures=measures.figures | figures, average_precision_K=average_precision_K)
     return measures
@@ -119,10 +123,12 @@ def single_label_measures(
         return Measures(0, top_k, figures, videos_K, np.full(classes, np.nan), np.zeros((classes, classes), np.int64))
 
     predicted = torch.from_numpy(scores_NK.argmax(axis=1))
-    confusion_KK = multiclass_confusion_matrix(predicted, labels, classes).numpy()
+    # What it would validate: that there are two classes or more, which here need not be.
+    confusion_KK = multiclass_confusion_matrix(predicted, labels, classes, validate_args=False).numpy()
     with np.errstate(invalid="ignore"):
         accuracy_K = confusion_KK.diagonal() / videos_K
-    error = multiclass_calibration_error(shares, labels, classes, n_bins=_BINS, norm="l1").item()
+    options: dict[str, Any] = {"n_bins": _BINS, "norm": "l1", "validate_args": False}
+    error = multiclass_calibration_error(shares, labels, classes, **options).item()
 
     hits_N = np.stack([ranks_N < 1, ranks_N < top_k], axis=1)
     resamples = Resamples(len(labels_N), seed)
@@ -176,10 +182,7 @@ def ranking_figures(
         nothing = dict.fromkeys(("mean_average_precision", "hit1", "hit3"), Figure(np.nan))
         return nothing, np.full(scores_NK.shape[1], np.nan)
     scores_NK, found = scores_NK[labelled], [labels[number] for number in labelled]
-    labels_NK = np.zeros(scores_NK.shape, bool)
-    for video, of_video in enumerate(found):
-        labels_NK[video, list(of_video)] = True
-    ranking = Ranking(scores_NK, labels_NK)
+    ranking = ranking_of(scores_NK, found)
     ranks_N = ranks(scores_NK, found)
     hits_N = np.stack([ranks_N < 1, ranks_N < 3], axis=1)
     resamples = Resamples(len(found), seed)
@@ -190,6 +193,14 @@ def ranking_figures(
         "hit3": Figure(float(hits_N[:, 1].mean()), *interval(means[:, 1])),
     }
     return figures, ranking.average_precisions()
+
+
+def ranking_of(scores_NK: np.ndarray, labels: Sequence[Sequence[int]]) -> Ranking:
+    """The ranking of scores, (N, K) float, of videos by all their labels."""
+    labels_NK = np.zeros(scores_NK.shape, bool)
+    for video, of_video in enumerate(labels):
+        labels_NK[video, list(of_video)] = True
+    return Ranking(scores_NK, labels_NK)
 
 
 def ranks(scores_NK: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:

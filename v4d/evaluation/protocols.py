@@ -22,7 +22,7 @@ from v4d.config import DataConfig
 from v4d.evaluation.window_integration import WINDOWS
 from v4d.inference import ACTIVATIONS, Activation, video_scores
 from v4d.models.network import V4D
-from v4d.neighbourhoods import sections
+from v4d.neighbourhoods import combination_count
 
 # Of an untrimmed video at a time: about as many as Algorithm 1 takes of a trimmed one.
 _CHUNK_UNITS = 8
@@ -59,7 +59,7 @@ class Protocol:
     def check(self, data: DataConfig) -> None:
         """Raise UsageError if a network that was trained with ``data`` cannot be tested so."""
         if self.kind == "v4d":
-            sections(self.units_infer, data.units)
+            combination_count(self.units_infer, data.units)
         if self.shuffle and self.reverse in ("units", "both"):
             raise UsageError(f"--shuffle units leaves nothing of --reverse {self.reverse}: use one of them")
         if self.kind == "untrimmed" and (self.shuffle or self.reverse):

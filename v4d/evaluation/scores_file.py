@@ -5,7 +5,9 @@ Shape suffixes: N videos, K classes.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +50,16 @@ class Scores:
         """The names of the K classes."""
         return tuple(self.about["class_names"])
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the network says of each class by itself whether a video shows it."""
+        return bool(self.about.get("loss") == "sigmoid")
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the measures of ActivityNet's benchmark are wanted of it."""
+        return self.is_multi_label or self.about.get("dataset_kind") == "activitynet"
+
 
 def write_scores(
     path: Path,
@@ -59,9 +71,8 @@ def write_scores(
     """Write a dump, whole or not at all: a row per video, in this order, with all its labels."""
     first = [of_video[0] if len(of_video) else -1 for of_video in labels]
     table = pa.table([keys, first, labels, scores], schema=_SCHEMA.with_metadata({"v4d": json.dumps(about)}))
-    with replace_atomically(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+    with _written(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def join_scores(path: Path, parts: Sequence[Path], about: dict[str, Any]) -> int:
@@ -71,13 +82,12 @@ def join_scores(path: Path, parts: Sequence[Path], about: dict[str, Any]) -> int
     """
     schema = _SCHEMA.with_metadata({"v4d": json.dumps(about)})
     videos = 0
-    with replace_atomically(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, schema) as writer:
-            for part in parts:
-                with _opened(part) as reader:
-                    table = reader.read_all()
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
-                videos += len(table)
+    with _written(path, schema) as writer:
+        for part in parts:
+            with _opened(part) as reader:
+                table = reader.read_all()
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+            videos += len(table)
     return videos
 
 
@@ -86,6 +96,19 @@ def read_about(path: Path) -> dict[str, Any]:
     with _opened(path) as reader:
         about: dict[str, Any] = json.loads(reader.schema.metadata[b"v4d"])
         return about
+
+
+@contextmanager
+def _written(path: Path, schema: pa.Schema) -> Iterator[Any]:
+    """The writer of a dump. Raises OSError, with its path, where it cannot be written."""
+    try:
+        with replace_atomically(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+            with pa.ipc.new_file(sink, schema) as writer:
+                yield writer
+    except OSError as error:
+        # Arrow's names no file.
+        number = error.errno or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 @contextmanager

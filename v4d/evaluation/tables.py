@@ -45,8 +45,8 @@ def measure_tables(result: Accuracy, title: str, out: Path, every_class: bool) -
         taken = f"{names[other]} ({count})" if count else ""
         table.add_row(Text(names[number]), str(videos_K[number]), f"{measures.accuracy_K[number]:.1%}", Text(taken))
     yield table
-    if len(shown) < len(names):
-        yield f"{len(shown)} of {len(names)} classes: --classes shows all, and so does {out / ACCURACY}"
+    if len(shown) < len(present):
+        yield f"{len(shown)} of {len(present)} classes: --classes shows all, and so does {out / ACCURACY}"
 
 
 def comparison_tables(result: Comparison, a: str, b: str, changed: bool) -> Iterator[Table | str]:

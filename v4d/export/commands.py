@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from preprocess.console import notes, notes_of
 from preprocess.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ _SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
     type=click.Choice(["softmax", "sigmoid", "logits"]),
     help="What comes out  [default: softmax or sigmoid, as the recipe's loss]",
 )
-def export(run: Path | None, out: Path, kind: str | None, u_infer: int | None, scores: Activation | None) -> None:
+@click.option(
+    "--data",
+    type=_PATH,
+    help="Preprocessed dataset, of which the program says how frames were made  [default: the one it was trained on]",
+)
+def export(
+    run: Path | None, out: Path, kind: str | None, u_infer: int | None, scores: Activation | None, data: Path | None
+) -> None:
     """Write a network as a program for other software: torch.export or ONNX.
 
     RUN is the folder of a run, which means its last checkpoint, RUN/best, another checkpoint, or a weights file; by
@@ -53,8 +61,16 @@ def export(run: Path | None, out: Path, kind: str | None, u_infer: int | None, s
         raise UsageError(f"--out {out}: name a program as NAME.pt2 (torch) or NAME.onnx (onnx)")
     run = run or choose_run()
     trained = load_trained(run)
+    dataset = trained.dataset_of_frames(data, notes_of(False))
+    if dataset is None:
+        notes.print(f"note: the dataset of {run} is not known, or gone: {out} says not how frames are made; use --data")
     difference = export_program(
-        trained, out, kind="torch" if kind == "torch" else "onnx", units_infer=u_infer, activation=scores
+        trained,
+        out,
+        kind="torch" if kind == "torch" else "onnx",
+        units_infer=u_infer,
+        activation=scores,
+        dataset=dataset,
     )
     units = u_infer or trained.recipe.data.units
     click.echo(

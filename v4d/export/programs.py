@@ -20,6 +20,7 @@ from torch import Tensor
 
 from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError, UsageError
+from preprocess.index import Dataset
 from v4d.export.served import BATCH, INPUT, OUTPUT, ServedNetwork, description, input_shape
 from v4d.inference import Activation
 from v4d.trained import Trained
@@ -41,11 +42,13 @@ def export_program(
     kind: Format,
     units_infer: int | None = None,
     activation: Activation | None = None,
+    dataset: Dataset | None = None,
 ) -> float:
     """Write ``trained`` as a program of torch.export or ONNX that takes any number of videos, in float32.
 
     Input and output are those of ``ServedNetwork.forward``; ``description`` lies in the file as JSON. ``units_infer``
-    are the units of a video, by default those in training; ``activation`` is by default that of the recipe's loss.
+    are the units of a video, by default those in training; ``activation`` is by default that of the recipe's loss;
+    ``dataset`` is the one whose frames the network knows.
 
     The file is read again and run on noise, on the CPU, before it is put under its name. Returns the largest difference
     from the network's own scores. Raises DataError, and writes nothing, if one is above ``TOLERANCE``; UsageError for
@@ -56,7 +59,7 @@ def export_program(
     units_infer = units_infer or trained.recipe.data.units
     activation = activation or trained.recipe.train.loss
     served = ServedNetwork(trained, units_infer, activation)
-    about = json.dumps(description(trained, units_infer, activation), ensure_ascii=False)
+    about = json.dumps(description(trained, units_infer, activation, dataset), ensure_ascii=False)
     shape = input_shape(trained, units_infer)
     with torch.no_grad():
         program = torch.export.export(

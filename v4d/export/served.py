@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from preprocess.errors import UsageError
-from preprocess.index import VERSION
+from preprocess.index import VERSION, Dataset
 from v4d.inference import Activation
 from v4d.models.folding import fold_norms
 from v4d.neighbourhoods import combinations
@@ -30,6 +30,11 @@ _SAMPLING_RULE = (
     "floor((unit + 0.5) * video_frames / units - span / 2 + 0.5), unit from 0. Indices before the video or behind it "
     "are those of its first or last frame. With fit_stride the stride is at most "
     "(video_frames // units_in_training - 1) // (frames - 1), and at least 1."
+)
+# For people; v4d's own is preprocess.ffmpeg.
+_FRAMES_RULE = (
+    "Upright, before all else. resize WxH: every picture is stretched to it, whatever its shape; short:N: the shorter "
+    "side becomes N, the longer one keeps the ratio; none: as it is. fps: so many frames of each second; null: all."
 )
 
 
@@ -83,9 +88,15 @@ def input_shape(trained: Trained, units_infer: int) -> tuple[int, ...]:
     return units_infer, data.frames, data.test_crop, data.test_crop, 3
 
 
-def description(trained: Trained, units_infer: int, activation: Activation) -> dict[str, Any]:
-    """What a server has to know, in JSON's types: what to take of a video, how, and what comes out."""
+def description(
+    trained: Trained, units_infer: int, activation: Activation, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """What a server has to know, in JSON's types: what to take of a video, how, and what comes out.
+
+    ``dataset`` says how the frames were made that the network was trained on; None: nobody knows.
+    """
     data, model = trained.recipe.data, trained.model
+    frames = {name: dataset.options[name] for name in ("resize", "fps")} if dataset else None
     return {
         "format": FORMAT,
         "v4d": VERSION,
@@ -99,6 +110,7 @@ def description(trained: Trained, units_infer: int, activation: Activation) -> d
             "range": [0, 255],
         },
         "output": {"name": OUTPUT, "type": "float32", "shape": [BATCH, model.num_classes], "scores": activation},
+        "frames": frames and {**frames, "rule": _FRAMES_RULE},
         "sampling": {
             "over": data.over,
             "units": units_infer,

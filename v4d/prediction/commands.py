@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from preprocess.console import console, notes, notes_beside
+from preprocess.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from v4d.trained import Trained
 
 _PATH = click.Path(path_type=Path)
+_CROPS: dict[str, Literal[1, 3, 10]] = {"1": 1, "3": 3, "10": 10}
 _RUN = click.option(
     "--run",
     type=_PATH,
@@ -42,6 +45,12 @@ _GPUS = click.option(
 @click.option(
     "--u-infer", type=click.IntRange(1, 64), default=10, help="Action units taken of each video (Algorithm 1)."
 )
+@click.option(
+    "--crops",
+    type=click.Choice(["1", "3", "10"]),
+    default="3",
+    help="1: the centre. 3: along the longer side. 10: corners and centre, mirrored too, as v4d eval takes them.",
+)
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to show of each video.")
 @_GPUS
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document for each video, on a line of its own.")
@@ -50,6 +59,7 @@ def predict(
     run: Path | None,
     data: Path | None,
     u_infer: int,
+    crops: str,
     top: int,
     gpus: int | None,
     as_json: bool,
@@ -62,6 +72,7 @@ def predict(
     \b
     Example: v4d predict clips/ --run runs/fights-v4d_small
     """
+    from v4d.evaluation.protocols import Protocol
     from v4d.prediction.predict import predictions, video_files
 
     files = video_files(videos)
@@ -69,8 +80,8 @@ def predict(
     device = _device(gpus)
     trained, dataset = _network(run, data, device, beside)
     names = trained.class_names(dataset)
-    about = {"v4d": _version(), **_made_by(trained), "u_infer": u_infer}
-    bad = 0
+    about = {"v4d": _version(), **_made_by(trained), "u_infer": u_infer, "crops": int(crops)}
+    protocol, bad = Protocol(units_infer=u_infer, crops=_CROPS[crops]), 0
 
     def on_bad(path: Path, why: DataError) -> None:
         nonlocal bad
@@ -79,7 +90,7 @@ def predict(
         if as_json:
             click.echo(json.dumps({"video": str(path), "error": str(why), **about}))
 
-    found = predictions(trained, files, dataset, units_infer=u_infer, device=device, on_bad=on_bad)
+    found = predictions(trained, files, dataset, protocol=protocol, device=device, on_bad=on_bad)
     for prediction in found:
         if as_json:
             click.echo(json.dumps({**_as_document(prediction, names, top), **about}))
@@ -125,6 +136,8 @@ def cam(
     from v4d.prediction.cam import video_maps
     from v4d.trained import load_trained
 
+    out = out or Path(f"{video.stem}-cam.png")
+    _see_that_files_differ(video, out, clip)
     device = _device(gpus)
     trained, dataset = _network(run, data, device, notes)
     other = load_trained(against) if against else None
@@ -132,14 +145,23 @@ def cam(
         notes.print(f"note: {other.name} was trained on units of another kind: it sees those of {trained.name}")
     units = units or trained.recipe.data.units
     maps = video_maps(trained, other, video, dataset, units=units, class_name=class_name, device=device)
-    out = out or Path(f"{video.stem}-cam.png")
     maps.write_sheet(out)
     for row in maps.rows:
         console.print(_one_line(f"{row.network}: {row.caption}"))
-    console.print(f"maps: {out}")
+    console.print(_one_line(f"maps: {out}"))
     if clip:
         maps.write_clip(clip)
-        console.print(f"clip: {clip}")
+        console.print(_one_line(f"clip: {clip}"))
+
+
+def _see_that_files_differ(video: Path, out: Path, clip: Path | None) -> None:
+    """Raise UsageError if one would be written over another."""
+    named = {"VIDEO": video, "--out": out, **({"--video": clip} if clip else {})}
+    seen: dict[str, str] = {}
+    for name, path in named.items():
+        other = seen.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise UsageError(f"{name} would write over {other}, {path}: name another file")
 
 
 def _network(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.file_loader import FileLoader
+from preprocess.directions import flip_of
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset
 from v4d.evaluation.protocols import Protocol
@@ -45,11 +46,11 @@ def predictions(
     files: Sequence[Path],
     dataset: Dataset | None,
     *,
-    units_infer: int,
+    protocol: Protocol,
     device: torch.device,
     on_bad: Callable[[Path, DataError], None],
 ) -> Iterator[Prediction]:
-    """The scores of each file, in their order: Algorithm 1 on three crops, as ``evaluate`` has them of a dataset.
+    """The scores of each file, in their order: by a protocol of trimmed videos, as ``evaluate`` has them of a dataset.
 
     Frames are made as those of ``dataset``, or as preprocessing makes them by default. ``on_bad`` is called for a file
     that preprocessing would reject, with a message that names it; it has no scores.
@@ -57,10 +58,12 @@ def predictions(
     Raises UsageError for too few units, and what ``FileLoader`` raises.
     """
     recipe = trained.recipe
-    protocol = Protocol(units_infer=units_infer)
     protocol.check(recipe.data)
-    loader = FileLoader(files, dataset, protocol.sampling(recipe.data), device=device, on_bad=on_bad)
-    for batch, scores_BK in scored_batches(trained.for_test(device), loader, recipe, protocol):
+    take = protocol.sampling(recipe.data)
+    loader = FileLoader(files, dataset, take, device=device, on_bad=on_bad, crops=protocol.places)
+    # Of the network's own classes: those of the dataset whose frames these are like may be others.
+    flip = dict(enumerate(flip_of(trained.class_names(dataset))))
+    for batch, scores_BK in scored_batches(trained.for_test(device), loader, recipe, protocol, flip=flip):
         (row,) = batch.rows_B.tolist()
         yield Prediction(files[row], scores_BK[0].cpu().numpy())
 

@@ -17,8 +17,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--evaluation",
     metavar="NAME",
-    help="Folder of the evaluation in RUN whose mistakes are shown in pictures  [default: that of the last checkpoint "
-    "and the most units]",
+    help="Folder of the evaluation in RUN whose mistakes are shown in pictures  [default: that of held-out videos, "
+    "the last checkpoint and the most units]",
 )
 @click.option("--mistakes", type=click.IntRange(0, 100), default=8, help="How many of the surest mistakes to show.")
 @click.option(

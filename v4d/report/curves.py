@@ -74,17 +74,20 @@ def _as_time(seconds: float | None) -> datetime | None:
 
 
 def training_charts(run: Path, figures: StepFigures) -> list[Chart]:
-    """Loss, top-1 in training and validation, and learning rate, by step; without steps none."""
-    if not len(figures.steps_S):
-        return []
+    """Loss, top-1 in training and validation, and learning rate, by step: those of which the log has a number."""
     checked = [(record["step"], float(record["val_top1"])) for record in validations(run)]
     validation = Series("Validation", tuple(checked), dots=True)
-    charts = [line_chart("loss", "Loss", [_series(figures, "loss", "Training")], "number")]
-    # A line without validations would have nothing to tell its name from.
-    tops = [_series(figures, "top1", "Training"), *([validation] if checked else [])]
-    charts.append(line_chart("top1", "Top-1", tops, "percent", low=0.0))
-    charts.append(line_chart("lr", "Learning rate", [_series(figures, "lr", "Learning rate")], "number", low=0.0))
-    return charts
+    charts: list[tuple[str, str, list[Series], Kind, float | None]] = [
+        ("loss", "Loss", [_series(figures, "loss", "Training")], "number", None),
+        ("top1", "Top-1", [_series(figures, "top1", "Training"), validation], "percent", 0.0),
+        ("lr", "Learning rate", [_series(figures, "lr", "Learning rate")], "number", 0.0),
+    ]
+    drawn = []
+    for id_, title, series, kind, low in charts:
+        # A line without a point would have nothing to tell its name from.
+        if having_points := [one for one in series if one.points]:
+            drawn.append(line_chart(id_, title, having_points, kind, low))
+    return drawn
 
 
 def throughput_charts(figures: StepFigures) -> list[Chart]:

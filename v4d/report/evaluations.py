@@ -22,28 +22,30 @@ class Mistake:
     """A video whose surest class is none of its own.
 
     ``occurrence`` says which of the dump's rows with this key it is, from 0: of an untrimmed video each segment has
-    one. ``confidence`` is the share or score of ``predicted``, ``of_label`` that of its (first) label, 0 to 1.
+    one. ``confidence`` is the share or score of ``predicted``, ``of_labels`` those of its ``labels``, 0 to 1.
     """
 
     key: str
     occurrence: int
-    label: int
+    labels: tuple[int, ...]
     predicted: int
     confidence: float
-    of_label: float
+    of_labels: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ClassRow:
     """A class in one evaluation; ``accuracy`` is None where no video is of it, or a video may be of several.
 
-    ``taken_for`` is the other class that most of its videos were taken for, and how many were, if any was.
+    ``average_precision`` is None where no video is of it, or it was not measured. ``taken_for`` is the other class that
+    most of its videos were taken for, and how many were, if any was.
     """
 
     number: int
     name: str
     videos: int
     accuracy: float | None
+    average_precision: float | None
     taken_for: tuple[str, int] | None
 
 
@@ -62,6 +64,8 @@ class Evaluation:
         parts = [f"split {about['split']}"]
         if "protocol" in about:
             parts.append(f"protocol {about['protocol']}")
+        if about.get("units_per_second"):
+            parts.append(f"units per second {about['units_per_second']:g}")
         for name, title in (("u_infer", "units"), ("clips", "clips"), ("crops", "crops")):
             if about.get(name):
                 parts.append(f"{about[name]} {title}" if about[name] != 1 else f"1 {title[:-1]}")
@@ -72,23 +76,37 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """The measures by name, without the top-k that any video is a hit of."""
-        classes, measures = len(self.dump.class_names), self.measures
-        return {name: one for name, one in measures.figures.items() if name != "top5" or measures.top_k < classes}
+        """The measures by name, without the hits that any video is, and those that have another name there too.
+
+        Where a video may be of several labels top-1 is Hit@1.
+        """
+        most = {"top5": 5, "hit3": 3}
+        left_out = {name for name, k in most.items() if k >= len(self.dump.class_names)}
+        if self.measures.confusion_KK is None:
+            left_out |= {"top1", "top5"}
+        return {name: one for name, one in self.measures.figures.items() if name not in left_out}
 
     def title(self, figure: str) -> str:
         """What the page calls one of the ``measures``."""
         return titled(figure, self.measures.top_k).capitalize()
 
     def classes(self) -> list[ClassRow]:
-        """All classes, the least accurate first, those without videos last."""
+        """All classes, those of the lowest accuracy, or average precision, first, those without videos last."""
         measures, names = self.measures, self.dump.class_names
         rows = []
         for number, name in enumerate(names):
             videos = int(measures.videos_K[number])
-            accuracy = float(measures.accuracy_K[number]) if measures.accuracy_K is not None and videos else None
-            rows.append(ClassRow(number, name, videos, accuracy, self._taken_for(number)))
-        return sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy or 0.0, -row.videos, row.number))
+            accuracy, precision = (
+                float(of_K[number]) if of_K is not None and videos else None
+                for of_K in (measures.accuracy_K, measures.average_precision_K)
+            )
+            rows.append(ClassRow(number, name, videos, accuracy, precision, self._taken_for(number)))
+
+        def place(row: ClassRow) -> tuple[bool, float, int, int]:
+            worth = row.average_precision if row.accuracy is None else row.accuracy
+            return worth is None, worth or 0.0, -row.videos, row.number
+
+        return sorted(rows, key=place)
 
     def _taken_for(self, number: int) -> tuple[str, int] | None:
         if self.measures.confusion_KK is None:
@@ -120,10 +138,10 @@ class Evaluation:
             Mistake(
                 key=dump.keys[row],
                 occurrence=occurrences[row],
-                label=int(dump.labels_N[row]),
+                labels=dump.labels[row],
                 predicted=int(predicted_N[row]),
                 confidence=float(confidence_N[row]),
-                of_label=float(shares_NK[row, dump.labels_N[row]]),
+                of_labels=tuple(shares_NK[row, list(dump.labels[row])].tolist()),
             )
             for row in surest.tolist()
         ]
@@ -157,8 +175,8 @@ def read_evaluations(run: Path) -> tuple[list[Evaluation], list[str]]:
 def choose_evaluation(found: list[Evaluation], name: str | None) -> Evaluation | None:
     """The evaluation whose mistakes are shown in pictures: the one in the folder ``name``, by default the main one.
 
-    That is of the last checkpoint, of the order of frames as it is, of Algorithm 1, of the most units. None if there
-    are none; raises UsageError if there is none of that name.
+    That is of videos not trained on, of the last checkpoint, of the order of frames as it is, of Algorithm 1, of the
+    most units. None if there are none; raises UsageError if there is none of that name.
     """
     if name is not None:
         for evaluation in found:
@@ -167,9 +185,11 @@ def choose_evaluation(found: list[Evaluation], name: str | None) -> Evaluation |
         there = ", ".join(evaluation.name for evaluation in found) or "none"
         raise UsageError(f"the run has no evaluation {name}; there are: {there}")
 
-    def rank(evaluation: Evaluation) -> tuple[int, bool, bool, int]:
+    def rank(evaluation: Evaluation) -> tuple[bool, int, bool, bool, int]:
         about = evaluation.dump.about
+        held_out = about["split"] != "train"
         in_order = not about.get("reverse") and not about.get("shuffle")
-        return about.get("step", 0), in_order, about.get("protocol", "v4d") == "v4d", about.get("u_infer") or 0
+        is_usual = about.get("protocol", "v4d") == "v4d"
+        return held_out, about.get("step", 0), in_order, is_usual, about.get("u_infer") or 0
 
     return max(found, key=rank, default=None)

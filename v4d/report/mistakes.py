@@ -9,7 +9,7 @@ import io
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +98,27 @@ def _pictures(
     if dataset.fingerprint != about["dataset"]:
         notes.append(f"{root} has been made anew since the evaluation: the pictures are of what it holds now.")
     units = recipe.data.units
+    take = recipe.data.test_sampling(units)
+    if about.get("protocol") == "untrimmed":
+        # It scores whole videos, whatever the network was trained on.
+        take = replace(take, over="video")
     loader = EvalLoader(
         dataset,
         about["split"],
-        recipe.data.test_sampling(units),
+        take,
         global_batch=1,
         device=device,
         crops=1,
         max_bad=1.0,
     )
     model = trained.model.to(device).eval() if trained else None
-    numbers = _sample_numbers(loader.index, recipe.data.over, mistakes)
+    numbers = _sample_numbers(loader.index, take.over, mistakes)
     found = {}
     # Of one video each, batches have the numbers of the samples.
     for mistake, batch in zip(numbers, loader.at(list(numbers.values())), strict=True):
         (x_NCTHW,) = batch.crops
         # Another label, or another key, is that of another video, or of one that stands in for it.
-        if batch.keys != (mistake.key,) or int(batch.labels_B[0]) != mistake.label:
+        if batch.keys != (mistake.key,) or batch.all_labels[0] != mistake.labels:
             continue
         frames_UTHWC = x_NCTHW.permute(0, 2, 3, 4, 1).cpu().numpy()
         middle = frames_UTHWC.shape[1] // 2

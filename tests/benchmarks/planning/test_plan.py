@@ -39,14 +39,14 @@ def test_a_plan_by_hand():
 
 
 def test_what_binds_is_the_scarcest():
-    # At 855 videos/s: 2 ms of CPU and 16 JPEGs for each video.
+    # At 1,037 videos/s: 0.82 ms of CPU and 16 JPEGs for each video.
     free = plan(asked())
-    assert (free.bound_by, free.videos_per_s) == ("GPU", 855.0)
-    assert free.limits[2].needs == pytest.approx(1.71)
-    cores = plan(asked(cores_per_gpu=1.0))
-    assert (cores.bound_by, cores.videos_per_s) == ("CPU", 500.0)
-    assert cores.train_hours == pytest.approx(free.train_hours * 855 / 500)
-    storage = plan(asked(cores_per_gpu=1.0, storage_bytes_per_s=50e6))
+    assert (free.bound_by, free.videos_per_s) == ("GPU", 1037.0)
+    assert free.limits[2].needs == pytest.approx(1.037 * 0.82)
+    cores = plan(asked(cores_per_gpu=0.41))
+    assert (cores.bound_by, cores.videos_per_s) == ("CPU", pytest.approx(500.0))
+    assert cores.train_hours == pytest.approx(free.train_hours * 1037 / 500)
+    storage = plan(asked(cores_per_gpu=0.41, storage_bytes_per_s=50e6))
     assert storage.bound_by == "storage"
     assert storage.videos_per_s == pytest.approx(50e6 / (16 * 14_275))
     # The GPUs of a node share what it reads: five GPUs lie on nodes of two.
@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_refused():
 def test_other_batches_are_assumed_to_be_as_fast_and_said_to_be():
     for batch, less_busy in ((8, True), (32, True), (128, False), (512, False)):
         found = step_rate(asked(batch=batch).recipe, "h100", batch, extrapolate=False)
-        assert (found.value, found.basis) == (855.0, "assumed")
+        assert (found.value, found.basis) == (1037.0, "assumed")
         assert f"that of batches of 64 on each GPU: {batch} were not measured" in found.note
         assert ("less busy" in found.note) == less_busy
         assert plan(asked(batch=batch)).notes[0] == f"training step is assumed: {found.note}"
@@ -158,17 +158,17 @@ def test_what_is_extrapolated_says_from_what():
     scaled = step_rate(wider.recipe, "h100", 64, True)
     flops = [training_flops(one.recipe, 400) for one in (known, wider)]
     assert scaled.basis == "extrapolated"
-    assert scaled.value == pytest.approx(855 * flops[0] / flops[1])
-    assert "from v4d_resnet18 (855), by multiply-adds" in scaled.note
+    assert scaled.value == pytest.approx(1037 * flops[0] / flops[1])
+    assert "from v4d_resnet18 (1037), by multiply-adds" in scaled.note
     # Twice as many frames: half as many videos of the loader, and twice the CPU for each.
     made = plan(asked(gpus=2, **R50))
     assert made.figures["training step"].basis == "measured"
-    assert made.figures["loader"].value == pytest.approx(1033 / 2)
-    assert made.figures["loader's CPU"].value == pytest.approx(4.0)
+    assert made.figures["loader"].value == pytest.approx(2118 / 2)
+    assert made.figures["loader's CPU"].value == pytest.approx(1.64)
     assert {made.figures[name].basis for name in ("loader", "loader's CPU")} == {"extrapolated"}
     # Far more frames only where that is asked for.
     many = ("data.units=36",)
-    assert plan(asked(*many, gpus=2, extrapolate=True), OWN).figures["loader"].value == pytest.approx(1033 / 9)
+    assert plan(asked(*many, gpus=2, extrapolate=True), OWN).figures["loader"].value == pytest.approx(2118 / 9)
     without = plan(asked(*many, gpus=2), OWN)
     assert "loader" not in without.figures
     assert without.limits[1].allows is None and without.limits[2].needs is None

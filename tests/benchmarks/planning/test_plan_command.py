@@ -25,8 +25,8 @@ def test_it_says_what_it_comes_to_and_what_binds():
         "disk 12.9 GB 4.28 MB a video",
         "24 steps of 128",
         "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 measured",
-        "loader 116 videos/s a GPU 516 videos/s a GPU 516.5 extrapolated",
-        "note: loader is extrapolated: from 4x4 frames (1033), by the number of frames",
+        "loader 116 videos/s a GPU 1,059 videos/s a GPU 1,059 extrapolated",
+        "note: loader is extrapolated: from 4x4 frames (2118), by the number of frames",
         "docs/measurements.md, Training and loading, 2026-11-26, one H100",
         "binds first: GPU; what would help: more GPUs",
         "the least there can be (--efficiency 0.9",
@@ -40,7 +40,7 @@ def test_what_is_typed_first_gets_an_answer():
     for part in (
         "47 steps of 64",
         "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 assumed",
-        "CPU 0.464 cores a GPU not said extrapolated",
+        "CPU 0.19 cores a GPU not said extrapolated",
         "note: training step is assumed: that of batches of 16 on each GPU: 8 were not measured, and fewer videos at a",
         "training at least",
     ):

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from cli import main
 from preprocess.errors import DataError, UsageError
 from v4d.evaluation.compare import compare, find_dump
-from v4d.evaluation.scores_file import SCORES, write_scores
+from v4d.evaluation.measures import measures_of
+from v4d.evaluation.scores_file import SCORES, read_scores, write_scores
 
 NAMES = ["a[b]", '"quo<ted>"', "ü" * 80, "rare"]
 VIDEOS = 120
@@ -112,7 +113,73 @@ def test_videos_of_several_labels_and_segments(tmp_path):
         ("x", (0, 1), False),
         ("x", (2,), True),
     ]
-    assert list(result.differences) == ["top1", "top5"]
+    assert list(result.differences) == ["top1", "top5", "mean_average_precision", "hit1", "hit3"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"), [("softmax", "folder"), ("softmax", "activitynet"), ("sigmoid", "folder"), ("sigmoid", None)]
+)
+def test_what_is_compared_is_what_each_was_measured_at(loss, kind, tmp_path):
+    draws = np.random.default_rng(8)
+    labels = [(int(label), int(draws.integers(4)))[: 1 + i % 2] for i, label in enumerate(draws.integers(4, size=40))]
+    keys = [f"v{i}" for i in range(40)]
+    about = {"loss": loss, "dataset_kind": kind}
+    a, b = (dump(tmp_path / name, keys, labels, draws.normal(size=(40, 4)), **about) for name in "ab")
+    result = compare(a, b)
+    in_a, in_b = (measures_of(read_scores(path)).figures for path in (a, b))
+    # How far confidence may be trusted is no difference of two.
+    names = set(in_a) - {"calibration_error"}
+    assert set(result.differences) == names
+    assert ("mean_average_precision" in names) == ((loss, kind) != ("softmax", "folder"))
+    for name in names:
+        of = result.differences[name]
+        assert (of.a, of.b) == pytest.approx((in_a[name].value, in_b[name].value))
+        assert of.difference == pytest.approx(of.b - of.a)
+
+
+def test_the_interval_of_average_precision_is_of_pairs(tmp_path):
+    draws = np.random.default_rng(2)
+    labels_NK = draws.random((60, 4)) < (0.4, 0.3, 0.3, 0)
+    labels_NK[:, 0] |= ~labels_NK.any(axis=1)
+    labels = [tuple(np.flatnonzero(of_video).tolist()) for of_video in labels_NK]
+    first_NK = draws.normal(size=(60, 4)) + labels_NK
+    second_NK = first_NK + 0.5 * draws.normal(size=(60, 4)) + 0.8 * labels_NK
+    keys = [f"v{i}" for i in range(60)]
+    a, b = (dump(tmp_path / name, keys, labels, of, loss="sigmoid") for name, of in (("a", first_NK), ("b", second_NK)))
+
+    def slow(drawn):
+        """B's less A's, of videos that may be drawn several times."""
+        of_a, of_b = (
+            [interpolated(of_NK[drawn, k], labels_NK[drawn, k]) for k in range(4) if labels_NK[drawn, k].any()]
+            for of_NK in (first_NK, second_NK)
+        )
+        return np.mean(of_b) - np.mean(of_a)
+
+    of = compare(a, b).differences["mean_average_precision"]
+    assert of.difference == pytest.approx(slow(np.arange(60)), abs=1e-6)
+    resampled = [slow(draws.integers(60, size=60)) for _ in range(400)]
+    assert (of.low, of.high) == pytest.approx(tuple(np.quantile(resampled, (0.025, 0.975))), abs=0.02)
+    # Side by side their intervals hold far more.
+    alone = [measures_of(read_scores(path)).figures["mean_average_precision"] for path in (a, b)]
+    assert of.high - of.low < 0.8 * sum(figure.high - figure.low for figure in alone)
+
+
+def interpolated(scores_N, labels_N):
+    """The mean over a class's videos of the best precision at the place of each or further on."""
+    is_hit_N = labels_N[np.argsort(-scores_N)]
+    precision_N = np.cumsum(is_hit_N) / np.arange(1, len(is_hit_N) + 1)
+    return np.mean([precision_N[place:].max() for place in np.flatnonzero(is_hit_N)])
+
+
+def test_a_video_that_lacks_a_segment_in_one_of_them_is_not_compared(tmp_path):
+    # Of the first video A lacks a segment, nobody knows which: here its first, so that others would be paired.
+    a = dump(tmp_path / "a", ["x", "y"], [(0,), (1,)], np.eye(4)[[3, 1]])
+    b = dump(tmp_path / "b", ["x", "x", "y"], [(0,), (0,), (1,)], np.eye(4)[[0, 3, 1]])
+    with pytest.raises(DataError, match=r"1 videos of .*b.* are not in .*a.*, such as 'x'"):
+        compare(a, b)
+    result = compare(a, b, common=True)
+    assert (result.videos, result.only_in_a, result.only_in_b) == (1, 1, 2)
+    assert (result.changed, result.differences["top1"].a, result.differences["top1"].b) == ((), 1, 1)
 
 
 @pytest.mark.parametrize(

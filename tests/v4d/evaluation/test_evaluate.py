@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -21,10 +22,11 @@ from tests.v4d.untrained import untrained_run
 from v4d.checkpoint import STATE, WEIGHTS, find_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from v4d.config import ModelConfig
 from v4d.evaluation.commands import _default_folder
-from v4d.evaluation.evaluate import Request, evaluate
-from v4d.evaluation.measures import measures_of
+from v4d.evaluation.evaluate import Accuracy, Request, evaluate
+from v4d.evaluation.measures import measures_of, single_label_measures
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import read_scores as scores_of
+from v4d.evaluation.tables import measure_tables
 from v4d.inference import Activation, video_scores
 from v4d.launch import Place
 from v4d.models.network import V4D
@@ -103,6 +105,17 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
     assert said.splitlines()[-1] == f"v4d: {path} says nothing of a dataset: name one with --data"
     said = command("eval", tmp_path / "none.safetensors", "--data", dataset.root, *options, code=1)
     assert said.splitlines()[-1] == f"v4d: there is no weights file {tmp_path / 'none.safetensors'}"
+
+
+def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
+    other = shutil.copytree(dataset.root, tmp_path / "elsewhere")
+    options = ["--u-infer", "5", "--gpus", "0"]
+    command("eval", run, *options, "--data", dataset.root)
+    before = (run / "eval-val-u5" / "scores.arrow").read_bytes()
+    command("eval", run, *options, "--data", other)
+    assert (run / "eval-elsewhere-val-u5" / "scores.arrow").exists()
+    assert (run / "eval-val-u5" / "scores.arrow").read_bytes() == before
+    assert sorted(path.name for path in run.glob("eval*")) == ["eval-elsewhere-val-u5", "eval-val-u5"]
 
 
 def test_scores_of_a_checkpoint_outlive_it(run, monkeypatch):
@@ -253,6 +266,18 @@ def test_every_measure_is_shown_and_kept(run):
     assert all(any(name in line for line in said.splitlines()) for name in names)
     assert document["class_names"] == list(names)
     assert (document["protocol"], document["u_infer"], document["crops"]) == ("tsn", 5, 1)
+
+
+@pytest.mark.parametrize("classes", [3, 14])
+def test_classes_that_are_not_shown_are_counted_without_those_that_no_video_has(classes, tmp_path):
+    measures = single_label_measures(np.eye(classes)[:-1], np.arange(classes - 1))
+    names = tuple(f"class {number}" for number in range(classes))
+    accuracy = Accuracy(classes - 1, classes, 1, 1, min(5, classes), measures=measures, class_names=names)
+    for every_class in (False, True):
+        said = [part for part in measure_tables(accuracy, "t", tmp_path, every_class) if isinstance(part, str)]
+        assert [line.split(":")[0] for line in said] == (
+            ["10 of 13 classes"] if classes > 10 and not every_class else []
+        )
 
 
 def test_orders_have_folders_of_their_own(run):

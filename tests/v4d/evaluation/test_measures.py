@@ -1,6 +1,7 @@
 """Measures against computations that share nothing with them, and the dump that they are taken from."""
 
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -107,6 +108,24 @@ def test_a_video_of_several_labels_is_right_with_any_of_them():
     assert measures.as_document("abcdefg")["per_class"][6] == {"class": "g", "videos": 2}
 
 
+def test_with_softmax_the_first_of_several_labels_is_the_class_and_any_is_right(tmp_path):
+    scores_NK = np.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], np.float32)
+    about = {"class_names": ["a", "b", "c"], "loss": "softmax"}
+    write_scores(tmp_path / "scores.arrow", ["x", "y", "z"], [(0, 1), (0,), (1,)], list(scores_NK), about)
+    measures = measures_of(read_scores(tmp_path))
+    assert measures.figures["top1"].value == pytest.approx(2 / 3)
+    assert measures.figures["mean_class_accuracy"].value == pytest.approx((1 / 2 + 0) / 2)
+    assert measures.confusion_KK.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_of_a_single_class_every_video_is_right():
+    measures = single_label_measures(np.full((3, 1), 0.75, np.float32), np.array([0, 0, -1]))
+    assert (measures.videos, measures.top_k, measures.confusion_KK.tolist()) == (2, 1, [[2]])
+    figures = {name: (figure.value, figure.low, figure.high) for name, figure in measures.figures.items()}
+    assert figures == {**dict.fromkeys(("top1", "top5", "mean_class_accuracy"), (1, 1, 1)),
+                       "calibration_error": (0.25, 0.25, 0.25)}  # fmt: skip
+
+
 def test_logits_are_made_shares_for_their_calibration(dump):
     scores_NK, labels_N = dump
     logits_NK = np.log(scores_NK) + 5
@@ -186,6 +205,18 @@ def test_a_dump_that_cannot_be_is_named(tmp_path, change, said):
     write_scores(tmp_path / "scores.arrow", **{**given, **change})
     with pytest.raises(DataError, match=rf"scores\.arrow {said}"):
         read_scores(tmp_path)
+
+
+def test_a_dump_that_does_not_fit_on_the_disk_is_named(tmp_path):
+    path, scores = tmp_path / "scores.arrow", [np.zeros(2, np.float32)] * 1000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{path}'"):
+            write_scores(path, ["a"] * 1000, [(1,)] * 1000, scores, {"class_names": ["x", "y"]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dump_of_an_older_version_is_named(tmp_path):

@@ -227,6 +227,8 @@ def test_a_name_says_what_is_not_the_default(protocol, name):
 
 
 def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="--u-infer 64 with 8 units in training makes 16,777,216 combinations"):
+        Protocol(units_infer=64).check(DataConfig(units=8))
     with pytest.raises(UsageError, match="--u-infer 3 is below the 4"):
         Protocol(units_infer=3).check(DataConfig())
     Protocol("tsn", 1).check(DataConfig())

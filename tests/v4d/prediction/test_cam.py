@@ -98,3 +98,18 @@ def test_what_cannot_be_is_one_line(run, videos, tmp_path, monkeypatch):
         _, beside = v4d("cam", *arguments, "--gpus", "0", code=code)
         assert wanted in beside and beside.count("\n") == 1
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_nothing_is_written_over_the_video_or_the_sheet(run, videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(videos[0].read_bytes())
+    for arguments, wanted in [
+        (["--out", "./clip.mp4"], "--out would write over VIDEO, clip.mp4"),
+        (["--video", tmp_path / "clip.mp4"], "--video would write over VIDEO"),
+        (["--out", "a.png", "--video", "a.png"], "--video would write over --out, a.png"),
+    ]:
+        _, beside = v4d("cam", video, *arguments, "--gpus", "0", code=2)
+        assert wanted in beside
+    assert video.read_bytes() == videos[0].read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "runs"]

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import main
+from preprocess.directions import flip_of
 from preprocess.errors import UsageError
 from preprocess.index import VERSION
 from v4d.checkpoint import load_checkpoint, save_checkpoint
@@ -55,6 +56,27 @@ def test_scores_are_those_of_evaluation(loss, run, videos):
         assert document["v4d"] == VERSION and document["step"] == 4 and document["u_infer"] == 5
     # They are not all alike.
     assert np.ptp(wanted, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+def test_other_crops_are_those_of_evaluation(crops, run, videos, dataset, tmp_path):
+    """Two classes name a direction: of a mirrored crop each has the other's score, wherever the frames come from."""
+    root = shutil.copytree(dataset.root, tmp_path / "shards")
+    content, checkpoint = json.loads((root / "dataset.json").read_text()), load_checkpoint(run)
+    classes = ("turn left", "turn right", *content["classes"][2:])
+    flip = {str(label): other for label, other in enumerate(flip_of(classes)) if other != label}
+    assert (flip["0"], flip["1"]) == (1, 0)
+    (root / "dataset.json").write_text(json.dumps({**content, "classes": classes, "flip": flip}))
+    save_checkpoint(run, replace(checkpoint, step=4, classes=classes))
+    v4d("eval", run, *ON, "--crops", crops, "--data", root, "--out", tmp_path / "scores")
+    wanted = read_scores(tmp_path / "scores").scores_NK
+    for data in (root, dataset.root):
+        said, _ = v4d("predict", *videos, "--run", run, *ON, "--json", "--top", 6, "--crops", crops, "--data", data)
+        for document, scores_K in zip(documents(said), wanted, strict=True):
+            assert document["crops"] == crops
+            numbers = [one["number"] for one in document["classes"]]
+            scores = [one["score"] for one in document["classes"]]
+            np.testing.assert_allclose(scores, scores_K[numbers], rtol=0, atol=1e-5)
 
 
 def test_a_person_reads_the_top_classes(run, videos):

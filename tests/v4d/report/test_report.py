@@ -177,7 +177,7 @@ def test_a_segment_is_found_behind_the_others_of_its_video(dataset, tmp_path):
     rows = [replace(row, segments=((row.label, 0.0, 0.3),) * (number % 3)) for number, row in enumerate(index)]
     write_index(copy / "val" / "index.arrow", [as_record_batch(rows)], index.metadata)
     # A video without a segment is one: 1, 1, 2, 1, 1, 2 and so on.
-    mistakes = [Mistake(rows[row].key, nth, 0, 1, 0.9, 0.1) for row, nth in ((2, 1), (5, 0), (4, 1))]
+    mistakes = [Mistake(rows[row].key, nth, (0,), 1, 0.9, (0.1,)) for row, nth in ((2, 1), (5, 0), (4, 1))]
     numbers = _sample_numbers(read_dataset(copy).split("val"), "segment", mistakes)
     assert numbers == {mistakes[0]: 3, mistakes[1]: 6}
     take = load_recipe("demo", (*TINY, "data.over=segment")).data.test_sampling(4)
@@ -307,6 +307,90 @@ def test_scores_before_the_softmax_and_of_several_labels(with_scores):
     assert f"{wrong} mistakes, none of which was asked for." in [text for _, text in page.all("p")]
     # Where a video may be of several classes there is no confusion of two.
     assert len(page.all("table", class_="confusion")) == 2
+
+
+def test_of_several_labels_there_are_average_precisions_and_hits(with_scores):
+    scores, labels = random_scores(60, 7)
+    several = [(int(label), (int(label) + 1) % 6) for label in labels % 6]
+    names = [f"class {i}" for i in range(7)]
+    run = with_scores(
+        scores, several, names, loss="sigmoid", scores="sigmoid", protocol="untrimmed", units_per_second=2
+    )
+    page, measures = report(run), measures_of(read_scores(run / "eval-0"))
+    (headline,) = [text for _, text in page.all("dl", class_="headline")]
+    assert [text for _, text in page.all("dt")][:4] == ["Mean average precision", "Hit@1", "Hit@3", "Taken for"]
+    assert f"{measures.figures['mean_average_precision'].value:.1%}" in headline
+    assert "protocol untrimmed, units per second 2," in " ".join(text for _, text in page.all("p"))
+    precisions = measures.average_precision_K
+    order = [*np.argsort(precisions[:6], kind="stable").tolist(), 6]
+    assert [row[0] for row in page.table("classes")] == [names[i] for i in order]
+    said = [f"{precisions[i]:.1%}" for i in order[:-1]]
+    assert [row[2] for row in page.table("classes")] == [*said, "no videos"]
+    # Each mistake has both of its labels, with their shares.
+    wrong = max(
+        (row for row in range(60) if int(scores[row].argmax()) not in several[row]), key=lambda row: scores[row].max()
+    )
+    first = next(text for _, text in page.all("dl", class_="verdict"))
+    shares = [f"Label{names[label]} {scores[wrong, label]:.1%}" for label in several[wrong]]
+    assert first.endswith(" ".join(shares))
+
+
+def test_hits_that_any_video_is_are_left_out(with_scores):
+    scores, labels = random_scores(20, 3)
+    page = report(with_scores(scores, [(int(label),) for label in labels], "abc", loss="sigmoid"))
+    (headline,) = [text for _, text in page.all("dl", class_="headline")]
+    assert "Hit@1" in headline
+    assert "Hit@3" not in headline
+
+
+def test_one_class_makes_a_page(with_scores):
+    page = report(with_scores(np.ones((4, 1)), [0] * 4, ["only"]))
+    assert page.table("classes") == [["only", "4", "100.0%", "none"]]
+    assert "Chance is 100.0%." in page.all("p", class_="quiet")[0][1]
+
+
+def test_what_is_shown_first_was_not_trained_on(with_scores):
+    scores, labels = random_scores(20, 3)
+    with_scores(scores, labels, "abc")
+    page = report(with_scores(scores, scores.argmax(axis=1), "abc", split="train", step=2))
+    (said,) = page.all("p", class_="quiet")
+    assert said[1].startswith("eval-0: split val, ")
+    assert "Chance is 33.3%." in said[1]
+
+
+def test_of_an_untrimmed_evaluation_whole_videos_are_shown(copy, dataset, tmp_path):
+    """Be it of a network that was trained on segments."""
+    moved = shutil.copytree(dataset.root, tmp_path / "moved")
+    index = read_dataset(moved).split("val")
+    write_index(
+        moved / "val" / "index.arrow",
+        [as_record_batch([replace(row, segments=((row.label, 0.0, 0.3),)) for row in index])],
+        index.metadata,
+    )
+    scores, path = read_scores(copy / "eval-val-u5"), copy / "eval-val-u5" / "scores.arrow"
+    record = json.loads((copy / "run.json").read_text())
+    record["recipe"]["data"]["over"] = "segment"
+    (copy / "run.json").write_text(json.dumps(record))
+
+    def pictures(protocol):
+        write_scores(path, scores.keys, scores.labels, list(scores.scores_NK), {**scores.about, "protocol": protocol})
+        page = report(copy, "--data", moved, "--evaluation", "eval-val-u5", "--mistakes", "2")
+        return [has["src"] for has, _ in page.all("img") if "middle frame" in has["alt"]]
+
+    of_segments, whole = pictures("v4d"), pictures("untrimmed")
+    assert len(whole) == 8
+    assert whole != of_segments
+    record["recipe"]["data"]["over"] = "video"
+    (copy / "run.json").write_text(json.dumps(record))
+    assert pictures("v4d") == whole
+
+
+def test_a_run_that_diverged_has_the_curves_that_it_has(copy):
+    log = [json.loads(line) for line in (copy / "log.jsonl").open()]
+    lines = (json.dumps({**record, "loss": float("nan")}) + "\n" for record in log if "loss" in record)
+    (copy / "log.jsonl").write_text("".join(lines))
+    titles = [text for _, text in report(copy).all("span", class_="title")]
+    assert titles[:2] == ["Top-1", "Learning rate"]
 
 
 def test_unlabelled_videos_alone_still_make_a_page(with_scores):

@@ -33,7 +33,7 @@
       head.replaceChildren(button);
       button.addEventListener("click", () => {
         const before = head.getAttribute("aria-sort");
-        const first = isNumber && column !== 2 ? "descending" : "ascending";
+        const first = head.dataset.first || (isNumber ? "descending" : "ascending");
         const other = first === "ascending" ? "descending" : "ascending";
         const order = before === first ? other : first;
         for (const one of heads) one.removeAttribute("aria-sort");
