@@ -70,11 +70,14 @@ def test_memory_grows_with_the_videos():
 
 
 LARGEST = """
-import json, resource
+import json, re
 from dataclasses import asdict
+from pathlib import Path
 from benchmarks.planning.rehearsal import rehearse
 found = rehearse(10_000_000, 16 * 1024, 1024)
-print(json.dumps({**asdict(found), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
+# That of this program alone: getrusage counts what the process was before it became this one.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+print(json.dumps({**asdict(found), "peak": peak / 1e3}))
 """
 
 
