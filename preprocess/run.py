@@ -184,9 +184,9 @@ def _disk_full_said_plainly(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{error.strerror or error} while writing {data}: mend that, then run the same command again"
-        ) from None
+        # Arrow's says more than what is wrong.
+        reason = os.strerror(error.errno) if error.errno else error
+        raise DataError(f"{reason} while writing {data}: mend that, then run the same command again") from None
 
 
 def _summary(data: Path, listing: Listing, records: Sequence[VideoRecord], began: float, already_done: bool) -> Summary:

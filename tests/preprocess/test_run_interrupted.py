@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
 import pytest
 
+from preprocess.errors import DataError
+from preprocess.run import _disk_full_said_plainly
 from tests.preprocess.preprocess_command import Command, assert_no_file_is_half_written, tree
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
@@ -150,6 +153,15 @@ def test_full_disk(ten_videos, uninterrupted, small_disk):
     enlarge()
     assert Command(ten_videos, data, workers=1).end() == (0, "")
     assert tree(data) == uninterrupted
+
+
+def test_a_disk_that_is_full_for_arrow_is_said_to_be_full_alike(small_disk):
+    disk, error, limit, _ = small_disk
+    if limit:
+        pytest.skip("no disk can be mounted")
+    with pytest.raises(DataError, match=f"^{error} while writing {disk}: mend that"):
+        with _disk_full_said_plainly(disk), pa.OSFile(str(disk / "index"), "wb") as sink:
+            sink.write(bytes(2 << 20))
 
 
 def test_two_runs_at_once(ten_videos, uninterrupted, tmp_path):
