@@ -10,6 +10,8 @@ import pytest
 from tests.v4d.report.conftest import random_scores, v4d
 from tests.v4d.report.test_report import HOSTILE
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra 'test')").expect
+
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -19,7 +21,8 @@ def open_page(browser):
     contexts, said, asked = [], [], []
 
     def show(run, viewport=WIDE, **options):
-        context = browser.new_context(viewport=viewport, **options)
+        # A page that glides to where the focus is has no fixed place for the pointer to go to.
+        context = browser.new_context(viewport=viewport, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: message.type == "error" and said.append(message.text))
@@ -64,12 +67,12 @@ def test_the_classes_are_sorted_with_the_keyboard(many, open_page):
     head = page.locator(".classes thead th").nth(1)
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    assert head.get_attribute("aria-sort") == "descending"
+    expect(head).to_have_attribute("aria-sort", "descending")
     assert page.locator(".classes thead th[aria-sort]").count() == 1
     videos = list(map(int, first_cells(page, ".classes", 1)))
     assert videos == sorted(videos, reverse=True)
     page.keyboard.press("Space")
-    assert head.get_attribute("aria-sort") == "ascending"
+    expect(head).to_have_attribute("aria-sort", "ascending")
     assert list(map(int, first_cells(page, ".classes", 1))) == videos[::-1] == sorted(videos)
     # The ring around what has the focus is seen.
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -78,7 +81,7 @@ def test_the_classes_are_sorted_with_the_keyboard(many, open_page):
     page.keyboard.press("Enter")
     assert first_cells(page, ".classes", 2) == accuracy
     page.get_by_label("Find a class").fill("CLASS 1")
-    assert page.locator(".classes tbody tr:visible").count() == 10
+    expect(page.locator(".classes tbody tr:visible")).to_have_count(10)
 
 
 def confusion_of(page):
@@ -95,7 +98,7 @@ def test_the_confusion_in_other_orders(many, open_page):
     for order in ("confused", "accuracy", "name"):
         button = page.locator(f"button[data-order={order}]")
         button.press("Enter")
-        assert button.get_attribute("aria-pressed") == "true"
+        expect(button).to_have_attribute("aria-pressed", "true")
         assert page.locator(".orders button[aria-pressed=true]").count() == 1
         shown = page.locator(".confusion tbody tr").evaluate_all(
             "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
@@ -118,17 +121,17 @@ def test_a_cell_of_the_picture_is_read_with_keyboard_and_pointer(many, open_page
     picture, said = page.locator("canvas"), page.locator("[data-readout]")
     picture.press("ArrowRight")
     i, j = orders["confused"][:2]
-    assert said.text_content().startswith(f"“{names[i]}”: {counts[i, j]} of {counts[i].sum()} videos")
-    assert f"are taken for “{names[j]}”" in said.text_content()
-    assert page.get_by_role("status").text_content() == said.text_content()
+    expect(said).to_contain_text(f"“{names[i]}”: {counts[i, j]} of {counts[i].sum()} videos")
+    expect(said).to_contain_text(f"are taken for “{names[j]}”")
+    expect(page.get_by_role("status")).to_have_text(said.text_content())
     picture.press("ArrowDown")
-    assert f"“{names[j]}”: {counts[j, j]} of" in said.text_content()
+    expect(said).to_contain_text(f"“{names[j]}”: {counts[j, j]} of")
     picture.scroll_into_view_if_needed()
     box = picture.bounding_box()
     page.mouse.move(box["x"] + 1 + 0.5 / 60 * box["width"], box["y"] + 1 + 0.5 / 60 * box["height"])
-    assert f"“{names[i]}”: {counts[i, i]} of" in said.text_content()
+    expect(said).to_contain_text(f"“{names[i]}”: {counts[i, i]} of")
     page.keyboard.press("Escape")
-    assert not page.get_by_role("status").is_visible()
+    expect(page.get_by_role("status")).to_be_hidden()
 
 
 def test_a_chart_is_read_with_keyboard_and_pointer(evaluated, open_page):
@@ -138,15 +141,27 @@ def test_a_chart_is_read_with_keyboard_and_pointer(evaluated, open_page):
     chart = page.locator("#chart-loss svg")
     chart.press("End")
     tip = page.get_by_role("status")
-    assert tip.text_content() == f"step 11\n{losses[-1]:.3g}"
+    expect(tip).to_have_text(f"step 11\n{losses[-1]:.3g}")
     chart.press("ArrowLeft")
-    assert tip.text_content() == f"step 10\n{losses[-2]:.3g}"
+    expect(tip).to_have_text(f"step 10\n{losses[-2]:.3g}")
     box = chart.bounding_box()
     page.mouse.move(box["x"] + 55 / 360 * box["width"], box["y"] + box["height"] / 2)
-    assert tip.text_content() == f"step 0\n{losses[0]:.3g}"
-    assert tip.is_visible()
+    expect(tip).to_have_text(f"step 0\n{losses[0]:.3g}")
+    expect(tip).to_be_visible()
     page.locator("#chart-top1 svg").press("End")
-    assert re.fullmatch(r"step 11\nTraining [\d.]+%\nValidation [\d.]+%", tip.text_content())
+    expect(tip).to_have_text(re.compile(r"^step 11\nTraining [\d.]+%\nValidation [\d.]+%$"))
+
+
+def test_what_a_chart_says_stays_beside_it_when_the_page_scrolls(evaluated, open_page):
+    page = open_page(evaluated, {"width": 1280, "height": 300})
+    chart, tip = page.locator("#chart-loss svg"), page.get_by_role("status")
+    chart.press("End")
+    expect(tip).to_be_visible()
+    apart = [place.bounding_box()["y"] for place in (chart, tip)]
+    page.evaluate("scrollBy(0, 70)")
+    moved = [place.bounding_box()["y"] for place in (chart, tip)]
+    assert moved[0] == pytest.approx(apart[0] - 70)
+    assert moved[1] == pytest.approx(apart[1] - 70)
 
 
 @pytest.mark.parametrize("which", ["many", "evaluated"])

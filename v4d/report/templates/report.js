@@ -12,12 +12,14 @@
     if (text !== null) element.textContent = text;
     return element;
   };
+  // A place in the page, not in the window: what has just got the focus may be scrolling into view.
   const showTip = (text, x, y) => {
     tip.textContent = text;
     tip.hidden = false;
     const box = tip.getBoundingClientRect();
-    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
-    tip.style.top = `${y + 14 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 14}px`;
+    const top = y + 14 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 14;
+    tip.style.left = `${scrollX + Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
+    tip.style.top = `${scrollY + top}px`;
   };
   const hideTip = () => { tip.hidden = true; };
   addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
