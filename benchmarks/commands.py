@@ -97,12 +97,12 @@ def data(
 ) -> None:
     """Measure the training loader on a dataset, alone and beside what else there is.
 
-    DATA is a preprocessed dataset; by default the one under shards/.
+    DATA is a preprocessed dataset; by default the one under shards/. Ctrl-C prints what is measured by then.
 
     \b
     Example: v4d bench data shards/fights --compare --videos data/fights/videos
     """
-    from benchmarks.comparison import as_json_document, measure
+    from benchmarks.comparison import StoppedEarly, as_json_document, measure
     from benchmarks.contenders import compare_with_rivals, describe, our_loader
     from benchmarks.turns import Work
     from pipelines import Sampling, decode_threads
@@ -121,18 +121,25 @@ def data(
     about = describe(dataset, measured, repeats)
     if not as_json:
         console.print(about.line())
+    stopped: StoppedEarly | None = None
+    beside = None
     with progress_line(as_json) as shown:
-        if videos is None:
-            results = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
-        else:
-            results = compare_with_rivals([dataset], videos, measured, repeats, limit, work, shown)
-        beside = _beside_model(chosen, dataset, measured, repeats, shown) if chosen else None
+        try:
+            if videos is None:
+                results: Sequence[Result] = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
+            else:
+                results = compare_with_rivals([dataset], videos, measured, repeats, limit, work, shown)
+            beside = _beside_model(chosen, dataset, measured, repeats, shown) if chosen else None
+        except StoppedEarly as early:
+            results, stopped = early.results, early
     if as_json:
         click.echo(as_json_document(about, results, beside))
-        return
-    show(results)
-    if beside:
-        console.print(beside.line())
+    else:
+        show(results)
+        if beside:
+            console.print(beside.line())
+    if stopped:
+        raise stopped
 
 
 def _chosen_recipe(name: str, dataset: Dataset, device: str, batch: int | None) -> Recipe:

@@ -70,14 +70,23 @@ def missing_packages(route: Route) -> str:
     return f"not installed: pip install {' '.join(missing)}" if missing else ""
 
 
+class StoppedEarly(KeyboardInterrupt):
+    """Somebody stopped a comparison. ``results`` are those of the turns until then, of every route."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        super().__init__("stopped")
+        self.results = results
+
+
 @dataclass
 class _Entry:
-    """A contender and its turns so far."""
+    """A contender and its turns so far; ``trial`` is the one by which its way was chosen."""
 
     of: Contender
     way: str = ""
     problem: str = ""
     psnr: float | None = None
+    trial: Turn | None = None
     turns: list[Turn] = field(default_factory=list)
 
     def take(self, work: Work, way: str) -> Turn | None:
@@ -94,40 +103,56 @@ def measure(
     """Measure routes by turns, ``repeats`` of each; the first of them must be ours.
 
     Before that each way of each route has a turn: it shows which way is the best, and that the pictures are the same.
-    Raises RouteFailed if our own route does not run.
+    Raises RouteFailed if our own route does not run, StoppedEarly on Ctrl-C once our own route has had a turn: then a
+    route that has had no other turn has the figures of this first one.
     """
     entries = [_Entry(contender, problem=contender.problem) for contender in contenders]
+    try:
+        _try_ways(entries, work, on_turn)
+        for _ in range(repeats):
+            for entry in entries:
+                if not entry.problem:
+                    on_turn(entry.of.name)
+                    turn = entry.take(work, entry.way)
+                    entry.turns += [turn] if turn else []
+                    _fail_of_ours(entry)
+    except KeyboardInterrupt:
+        if not entries[0].trial:
+            raise
+        for entry in entries:
+            entry.turns = entry.turns or ([entry.trial] if entry.trial else [])
+            entry.problem = entry.problem or ("" if entry.turns else "stopped before it had a turn")
+        raise StoppedEarly(_results(entries, work)) from None
+    return _results(entries, work)
+
+
+def _try_ways(entries: Sequence[_Entry], work: Work, on_turn: Callable[[str], None]) -> None:
+    """Leave in each entry its best way, or the problem of the last way if none runs or its pictures are others."""
     reference: np.ndarray | None = None
     for entry in entries:
         _choose_way(entry, work, on_turn)
-        if entry.of.ours and entry.problem:
-            raise RouteFailed(f"{entry.of.name}: {entry.problem}")
-        if entry.turns:
-            reference = entry.turns[0].first if reference is None else reference
-            entry.psnr = psnr(entry.turns[0].first, reference)
+        _fail_of_ours(entry)
+        if entry.trial:
+            reference = entry.trial.first if reference is None else reference
+            entry.psnr = psnr(entry.trial.first, reference)
             if entry.psnr < _SAME_PICTURES:
                 entry.problem = f"its pictures are not those of {entries[0].of.name}: {entry.psnr:.1f} dB"
-        entry.turns.clear()
-    for _ in range(repeats):
-        for entry in entries:
-            if not entry.problem:
-                on_turn(entry.of.name)
-                turn = entry.take(work, entry.way)
-                entry.turns += [turn] if turn else []
-    ours = {entry.of.name: _rate(entry) for entry in entries if entry.of.ours}
-    return [_result(entry, work, ours) for entry in entries]
+
+
+def _fail_of_ours(entry: _Entry) -> None:
+    if entry.of.ours and entry.problem:
+        raise RouteFailed(f"{entry.of.name}: {entry.problem}")
 
 
 def _choose_way(entry: _Entry, work: Work, on_turn: Callable[[str], None]) -> None:
-    """Leave in an entry its best way and that way's turn, or the problem of the last way if none runs."""
     if entry.problem:
         return
     for way in entry.of.ways:
         on_turn(entry.of.name)
         turn = entry.take(work, way)
-        if turn and (not entry.turns or turn.videos / turn.seconds > _rate(entry)):
-            entry.way, entry.turns = way, [turn]
-    if entry.turns:
+        if turn and (not entry.trial or turn.videos_per_s > entry.trial.videos_per_s):
+            entry.way, entry.trial = way, turn
+    if entry.trial:
         entry.problem = ""
 
 
@@ -137,8 +162,13 @@ def psnr(pictures: np.ndarray, reference: np.ndarray) -> float:
     return float(np.median(10 * np.log10(255**2 / np.maximum(error, 255**2 * 1e-10))))
 
 
+def _results(entries: Sequence[_Entry], work: Work) -> list[Result]:
+    ours = {entry.of.name: _rate(entry) for entry in entries if entry.of.ours and entry.turns}
+    return [_result(entry, work, ours) for entry in entries]
+
+
 def _rate(entry: _Entry) -> float:
-    return median(turn.videos / turn.seconds for turn in entry.turns)
+    return median(turn.videos_per_s for turn in entry.turns)
 
 
 def _result(entry: _Entry, work: Work, ours: dict[str, float]) -> Result:
@@ -162,7 +192,7 @@ def _result(entry: _Entry, work: Work, ours: dict[str, float]) -> Result:
         bytes_stored_per_video=of.bytes_stored,
         # The first route is what the others are held against.
         psnr_db=None if of.name == next(iter(ours)) else entry.psnr,
-        rounds=[turn.videos / turn.seconds for turn in turns],
+        rounds=[turn.videos_per_s for turn in turns],
         ratios={} if of.ours else {name: of_ours / rate for name, of_ours in ours.items()},
     )
 
@@ -189,7 +219,7 @@ def as_comparison(results: Sequence[Result]) -> Table:
         if result.problem:
             table.add_row(result.route, "-")
             continue
-        ratios = [f"{result.ratios[of.route]:.2f}x" if result.ratios else "" for of in ours]
+        ratios = [f"{result.ratios[of.route]:.2f}x" if of.route in result.ratios else "" for of in ours]
         alike = _shown(result.psnr_db, 1)
         table.add_row(
             result.route, result.way, _shown(result.videos_per_s, 1), *ratios, *_costs(result).values(), alike

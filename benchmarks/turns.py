@@ -86,6 +86,10 @@ class Turn:
     decoded: int | None
     first: np.ndarray
 
+    @property
+    def videos_per_s(self) -> float:
+        return self.videos / self.seconds
+
 
 class RouteFailed(V4dError):
     """A route that cannot be measured here."""
@@ -96,7 +100,12 @@ def take_turn(route: Route, work: Work) -> Turn:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_the_process, args=(route, work, theirs))
-    process.start()
+    # Ctrl-C goes to every process of a terminal; it is for this one to end that one.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     theirs.close()
     try:
         if not ours.poll(work.seconds + _PATIENCE_S):
@@ -106,7 +115,7 @@ def take_turn(route: Route, work: Work) -> Turn:
         process.join()
         raise RouteFailed(f"its process ended with exit code {process.exitcode}") from None
     finally:
-        process.kill()
+        _kill(_family(process.pid or 0))
         process.join()
     if isinstance(found, str):
         raise RouteFailed(found)
@@ -129,10 +138,14 @@ def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
     finally:
         answer.close()
         # ``batches`` is left as it is: workers stop at once, and do not end the batches that nobody wants.
-        for process in _family()[1:]:
-            with suppress(OSError):
-                os.kill(process, signal.SIGKILL)
+        _kill(_family(os.getpid())[1:])
         os._exit(0)
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _load(module: str) -> None:
@@ -174,7 +187,7 @@ def _on_the_device(batches: Iterator[Given]) -> Iterator[Given]:
 def cpu_seconds() -> float:
     """CPU time of this process, all its threads, and the processes it has started."""
     ticks = 0
-    for process in _family():
+    for process in _family(os.getpid()):
         with suppress(OSError):
             # The name of the program, in brackets, may hold spaces.
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -194,15 +207,16 @@ def bytes_from_storage() -> int:
 
 def _io(field: str) -> int:
     read = 0
-    for process in _family():
+    for process in _family(os.getpid()):
         with suppress(OSError):
             lines = Path(f"/proc/{process}/io").read_text().splitlines()
             read += int(dict(line.split(": ") for line in lines)[field])
     return read
 
 
-def _family() -> list[int]:
-    family = [os.getpid()]
+def _family(process: int) -> list[int]:
+    """A process and all that it has started, and these in turn."""
+    family = [process]
     for process in family:
         # A thread, or a process, may end meanwhile.
         with suppress(OSError):

@@ -113,7 +113,7 @@ def loading(dataset: Dataset, device: str, gpus: int, seconds: float) -> list[Fi
         turn = take_turn(OurLoader(route_name(dataset), dataset.root), work)
     except RouteFailed as error:
         return [Finding("disk", "ok", disk.line()), Finding("loader", "missing", str(error), needed=True)]
-    return [disk_finding(disk, turn.videos / turn.seconds), loader_finding(turn.videos / turn.seconds, threads, device)]
+    return [disk_finding(disk, turn.videos_per_s), loader_finding(turn.videos_per_s, threads, device)]
 
 
 def disk_finding(disk: DiskSpeed, loader_rate: float) -> Finding:

@@ -1,8 +1,14 @@
 """``v4d bench data`` as a person types it, and that every route does the same work. No test looks at a time."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,6 +177,30 @@ def test_route_that_hangs_is_a_line_that_says_so(datasets, work, monkeypatch):
     monkeypatch.setattr("benchmarks.turns._PATIENCE_S", 0.3)
     with pytest.raises(RouteFailed, match=r"it gave nothing in 0\.31 s"):
         take_turn(OurLoader("v4d", work.data), work)
+
+
+def test_ctrl_c_prints_what_is_measured(datasets, videos):
+    """To the whole group of processes, as a terminal sends it, when the first of several turns is over."""
+    program = "import sys; from cli import main; sys.argv[0] = 'v4d'; main()"
+    options = [*FEW, "--seconds", "3", "--repeats", "1000", "--limit", "2", "--json"]
+    command = [sys.executable, "-c", program, "bench", "data", datasets["mjpeg"].root, *options]
+    command += ["--compare", "--videos", videos]
+    bench = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    seen = set()
+    while len(seen) < 2:
+        assert bench.poll() is None, bench.communicate()
+        for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split():
+            with suppress(FileNotFoundError):
+                seen |= {pid} if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() else set()
+    os.killpg(bench.pid, signal.SIGINT)
+    said, complained = bench.communicate()
+    assert (bench.returncode, complained.splitlines()[-1]) == (130, "v4d: stopped"), complained
+    assert "Traceback" not in complained
+    ours, *rest = json.loads(said)["routes"]
+    assert ours["videos_per_s"] > 0 and len(ours["rounds"]) == 1
+    assert "stopped before it had a turn" in [route["problem"] for route in rest]
 
 
 def test_our_own_failure_ends_it(datasets, work, tmp_path):
