@@ -82,7 +82,7 @@ def preprocess(
     already_done = (data / "dataset.json").exists()
     if not already_done:
         header = _header(listing, options, settings)
-        with _folder_of_this_run(data, settings), _disk_full_said_plainly(data):
+        with _disk_full_said_plainly(data), _folder_of_this_run(data, settings):
             plans = plan_shards(data, listing.root, records, options, shard_size, header)
             open_plans = [plan for plan in plans if not plan.part.exists()]
             total = sum(len(plan.records) for plan in plans)

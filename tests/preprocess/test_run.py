@@ -192,7 +192,7 @@ def test_folder_of_something_else_is_refused(videos, tmp_path, name, content):
 
 def test_file_in_place_of_the_folder(videos, tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(DataError, match=f"^Not a directory while writing {tmp_path / 'data'}: mend that"):
         do(videos, tmp_path / "data")
 
 
