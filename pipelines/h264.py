@@ -42,7 +42,7 @@ def is_h264(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool
 
 @lru_cache
 def _size(sequence: bytes) -> tuple[int, int] | None:
-    """Width and height of the pictures of a sequence, progressive and of 4:2:0 in 8 bits; None for any other."""
+    """Width and height of the pictures of a sequence that is progressive, lossy and of 4:2:0 in 8 bits, else None."""
     content = sequence.replace(b"\x00\x00\x03", b"\x00\x00")
     bits = "".join(f"{byte:08b}" for byte in content)
     at = 24
@@ -61,13 +61,9 @@ def _size(sequence: bytes) -> tuple[int, int] | None:
 
     try:
         number()
-        if content[0] in _HIGH_PROFILES:
-            # 4:2:0, 8 bits of luma and of chroma; without loss or not; no scaling matrices.
-            if (number(), number(), number()) != (1, 0, 0):
-                return None
-            flag()
-            if flag():
-                return None
+        # 4:2:0, 8 bits of luma and of chroma, not without loss, no scaling matrices.
+        if content[0] in _HIGH_PROFILES and (number(), number(), number(), flag(), flag()) != (1, 0, 0, False, False):
+            return None
         number()
         order = number()
         if order == 0:

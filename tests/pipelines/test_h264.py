@@ -13,7 +13,7 @@ MADE = {
     "fixed size": {"codec": "h264"},
     "sizes that differ, no multiples of a block": {"resize": "none"},
     "small, every frame a keyframe": {"resize": "16x18", "gop": 1},
-    "without loss": {"resize": "96x34", "quality": 0, "gop": 250},
+    "of the best quality": {"resize": "96x34", "quality": 1, "gop": 250},
 }
 
 
