@@ -183,6 +183,9 @@ def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
 def _disk_full_said_plainly(data: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        # Of who reads what is said of the run, not of the folder.
+        raise
     except OSError as error:
         # Arrow's says more than what is wrong.
         reason = os.strerror(error.errno) if error.errno else error

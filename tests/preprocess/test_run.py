@@ -196,6 +196,14 @@ def test_file_in_place_of_the_folder(videos, tmp_path):
         do(videos, tmp_path / "data")
 
 
+def test_who_reads_what_is_said_and_leaves_is_not_taken_for_a_fault_of_the_folder(videos, tmp_path):
+    def nobody_reads(*_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        do(videos, tmp_path / "data", on_video=nobody_reads)
+
+
 @pytest.mark.parametrize("inside", [".", "a", "shards", "a/../new"])
 def test_folder_among_the_videos_is_refused(videos, inside):
     before = tree(videos)
