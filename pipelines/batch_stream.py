@@ -73,6 +73,9 @@ class BatchStream:
         self._resize, self._size = resize, size
         self._device, self._threads, self._in_flight = device, threads, in_flight
         self._most_replacements = min(_MOST_REPLACEMENTS, len(samples))
+        # Rows of the index of which something did not decode. What is taken of them is tried before it gets into a
+        # batch: that says what it would say after the batch had failed, and costs no batch.
+        self._suspects: set[int] = set()
 
     @property
     def memory_bound(self) -> int:
@@ -173,12 +176,7 @@ class BatchStream:
                 assert failed.__cause__
                 raise failed.__cause__ from None
             except RuntimeError as error:
-                fault = dali_reason(error)
-                if _OF_THE_DEVICE.search(str(error)):
-                    raise DataError(
-                        f"DALI cannot decode {self._codec} on {self._device}: {fault}: use smaller batches if its "
-                        "memory does not suffice, or preprocess for what it decodes"
-                    ) from None
+                fault = self._reason(error)
             if fault:
                 # Before the batches are decoded one by one: its memory may be what they need.
                 outputs = None
@@ -198,7 +196,7 @@ class BatchStream:
         planned = [(sample, self._announce(sample)) for sample in map(self._samples.sample, places)]
         for meant, wanted in planned:
             try:
-                loaded.append(_Loaded(meant, meant, self._reader.read(wanted)))
+                loaded.append(_Loaded(meant, meant, self._read(meant, wanted)))
             except Damaged as error:
                 loaded.append(self._stand_in(meant, meant, error))
         return loaded
@@ -206,14 +204,21 @@ class BatchStream:
     def _announce(self, sample: Sample) -> Wanted:
         return self._reader.announce(sample.row, sample.frames)
 
+    def _read(self, sample: Sample, wanted: Wanted) -> VideoPackets:
+        """A sample's packets. Raises Damaged where they are not whole or, those of a suspect, do not decode."""
+        packets = self._reader.read(wanted)
+        if sample.row_number in self._suspects and (reason := self._fault(packets)) is not None:
+            raise self._reader.undecodable(sample.row, reason)
+        return packets
+
     def _stand_in(self, meant: Sample, bad: Sample, why: Damaged) -> _Loaded:
-        """What fills the place of ``meant``: the first sample after ``bad`` whose packets are whole."""
+        """What fills the place of ``meant``: the first sample after ``bad`` that can be read."""
         place = bad.place
         for _ in range(self._most_replacements):
             place = self._samples.instead_of(place)
             sample = self._samples.sample(place)
             try:
-                return _Loaded(meant, sample, self._reader.read(self._announce(sample)), why)
+                return _Loaded(meant, sample, self._read(sample, self._announce(sample)), why)
             except Damaged:
                 continue
         raise self._gave_up(why)
@@ -237,6 +242,7 @@ class BatchStream:
             reason = self._fault(now.packets)
             if reason is None:
                 return now
+            self._suspects.add(now.sample.row_number)
             why = now.why or self._reader.undecodable(now.sample.row, reason)
             now = self._stand_in(loaded.meant, now.sample, why)
         raise self._gave_up(now.why)
@@ -267,8 +273,18 @@ class BatchStream:
                 if (found := tuple(output.shape()[0])) != shape:
                     return f"it is of shape {found}, not {shape}"
         except RuntimeError as error:
-            return dali_reason(error)
+            return self._reason(error)
         return None
+
+    def _reason(self, error: RuntimeError) -> str:
+        """Why something does not decode. Raises DataError where it is the device that fails."""
+        reason = dali_reason(error)
+        if _OF_THE_DEVICE.search(str(error)):
+            raise DataError(
+                f"DALI cannot decode {self._codec} on {self._device}: {reason}: use smaller batches if its memory does "
+                "not suffice, or preprocess for what it decodes"
+            ) from None
+        return reason
 
 
 def _misfit(batch: Sequence[_Loaded], shapes: Sequence[Sequence[int]]) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from isal import isal_zlib
 
+from pipelines.h264 import is_h264
 from pipelines.jpeg import JpegHeads
 from pipelines.shard_store import ShardStore
 from preprocess.errors import DataError
@@ -106,8 +107,9 @@ class PacketReader:
                 heads.add(self._jpegs.head(packet, row.width, row.height))
                 if b"" in heads:
                     raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
-            if self._codec == "vp9" and not is_vp9(packet, row.width, row.height, not row.packet_back[frame]):
-                raise self.damaged(row, frame, start, f"is no VP9 of {row.width}x{row.height}")
+            elif not _HAS_FORM[self._codec](packet, row.width, row.height, not row.packet_back[frame]):
+                called = {"vp9": "VP9", "h264": "H.264"}[self._codec]
+                raise self.damaged(row, frame, start, f"is no {called} of {row.width}x{row.height}")
             packets.append(packet)
         distinct = wanted.distinct
         place = {frame: i for i, frame in enumerate(distinct)}
@@ -164,4 +166,5 @@ def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
     return head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:], "big") >> 4 & 0xFFFFFFFF == size
 
 
+_HAS_FORM = {"vp9": is_vp9, "h264": is_h264}
 assert _IVF_HEADER.size == IVF_HEADER and struct.calcsize("<IQ") == IVF_PACKET_HEADER

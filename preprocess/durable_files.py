@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -13,6 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preprocess.errors import DataError
+
+# What network file systems say that are mounted without locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+# And those that force a folder's entries to disk by themselves, or never.
+_NO_FSYNC_OF_FOLDERS = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class replace_atomically:  # noqa: N801 - used as a context manager, reads like a function
@@ -71,7 +77,8 @@ def _remove(path: Path) -> None:
 def held(path: Path, whose: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file ``path`` for the length of the block.
 
-    Raises DataError, with ``whose``, if somebody does and goes on to for ``patience`` seconds.
+    Raises DataError, with ``whose``, if somebody does and goes on to for ``patience`` seconds; and where the file
+    system has no locks.
     """
     until = time.monotonic() + patience
     with open(path, "w") as lock:
@@ -83,11 +90,21 @@ def held(path: Path, whose: str, patience: float = 0.0) -> Iterator[None]:
                 if time.monotonic() >= until:
                     raise DataError(f"{whose}: wait for it, or stop it") from None
                 time.sleep(0.05)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise DataError(
+                    f"{path} cannot be locked ({error.strerror}), and so two commands could write to one folder: "
+                    "choose a folder on another file system, or have this one mounted with flock"
+                ) from None
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock file ``path``, on this machine or another that sees it."""
+    """Whether somebody holds the lock file ``path``, on this machine or another that sees it.
+
+    Where the file system has no locks, nobody does.
+    """
     try:
         with open(path) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -95,14 +112,20 @@ def is_held(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return False
 
 
 def fsync(path: Path) -> None:
-    """Force a file, or a folder's entries, to disk."""
+    """Force a file, or a folder's entries where the file system has a way to, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (error.errno in _NO_FSYNC_OF_FOLDERS and path.is_dir()):
+            raise
     finally:
         os.close(descriptor)
 

@@ -53,8 +53,9 @@ _CODECS = {
         | {"auto-alt-ref": 0, "b:v": 0, **_COMPACT},
     ),
     # With access unit delimiters, which is where it can be cut: ffmpeg's IVF takes no H.264.
+    # At crf 0 it is of a profile for lossless video, which no GPU decodes.
     "h264": _Codec(
-        *(0, 51, 23, 8, "crf", "limited"),
+        *(1, 51, 23, 8, "crf", "limited"),
         {"vcodec": "libx264", "format": "h264", "preset": "veryfast", "bf": 0, "sc_threshold": 0, "aud": 1} | _COMPACT,
     ),
 }
@@ -71,7 +72,7 @@ class EncodeOptions:
     ``resize`` is "WxH", "short:N" (the shorter side becomes N, the longer one keeps the ratio of the stored picture;
     both even) or "none" (as it is; even for vp9 and h264, which leaves out a row or column by scaling). ``fps`` is
     in frames per second; None takes the source's frames as they are. ``gop`` (packets from keyframe to keyframe, 1
-    for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 0 to 51; the lowest is best) and
+    for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 1 to 51; the lowest is best) and
     ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 for vp9 in
     temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4), else 1.
     ``timeout`` is in seconds for each video.

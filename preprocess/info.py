@@ -100,7 +100,8 @@ def read_info(data: Path) -> Info:
     dataset = read_dataset(data)
     try:
         content = json.loads((data / "dataset.json").read_bytes())
-        lines = (data / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which takes more for the end of a line than JSON does.
+        lines = (data / "rejected.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
         reasons = Counter(json.loads(line)["reason"].partition(":")[0] for line in lines)
         return Info(
             name=dataset.name,

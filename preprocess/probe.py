@@ -29,20 +29,28 @@ _SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _SMALLEST_SHARE_OF_DURATION = 0.95
 _LATEST_END = 10.0
 _PACKETS_BETWEEN_LOOKS = 256
+_LONGEST_BETWEEN_LOOKS = 10.0
 
 
 class Limit:
-    """When to give a video up: at a deadline, or because somebody asked to stop."""
+    """When to give a video up: after so many seconds, or because somebody asked to stop.
+
+    Of the time between two looks at it 10 seconds count at most. So a run that is suspended, by Ctrl-Z or a scheduler
+    that lends its cores to others, does not give up the videos that it was at.
+    """
 
     def __init__(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
         self.seconds = seconds
         self.stopped = stopped
-        self._deadline = time.monotonic() + seconds
+        self._left, self._looked = seconds, time.monotonic()
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline."""
-        return self._deadline - time.monotonic()
+        """Seconds that are left."""
+        now = time.monotonic()
+        self._left -= min(now - self._looked, _LONGEST_BETWEEN_LOOKS)
+        self._looked = now
+        return self._left
 
     def due(self) -> bool:
         """Whether it is time."""

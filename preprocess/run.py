@@ -82,7 +82,7 @@ def preprocess(
     already_done = (data / "dataset.json").exists()
     if not already_done:
         header = _header(listing, options, settings)
-        with _folder_of_this_run(data, settings), _disk_full_said_plainly(data):
+        with _disk_full_said_plainly(data), _folder_of_this_run(data, settings):
             plans = plan_shards(data, listing.root, records, options, shard_size, header)
             open_plans = [plan for plan in plans if not plan.part.exists()]
             total = sum(len(plan.records) for plan in plans)
@@ -183,6 +183,9 @@ def _folder_of_this_run(data: Path, settings: dict[str, Any]) -> Iterator[None]:
 def _disk_full_said_plainly(data: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        # Of who reads what is said of the run, not of the folder.
+        raise
     except OSError as error:
         # Arrow's says more than what is wrong.
         reason = os.strerror(error.errno) if error.errno else error

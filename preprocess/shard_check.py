@@ -91,7 +91,8 @@ def _by_index(shard: ShardFile, first: int, end: int) -> ShardReport:
         reader = TarReader(file)
         try:
             header, shards = _about(reader, shard, begins[0] if rows else None, faults)
-            for row, next_begins in zip(rows, [*begins[1:], None], strict=True):
+            # Of a shard that holds no video there is nothing to go through.
+            for row, next_begins in zip(rows, [*begins[1:], *[None] * bool(rows)], strict=True):
                 key = row.key
                 found = _video(reader, row, suffix, packet_offsets(codec, row.packet_bytes), next_begins)
                 faults += (Fault(shard.name, key, at, what) for at, what in found)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from preprocess.datasets.annotations import SPLITS
 from preprocess.errors import DataError
 from preprocess.records import Listing, VideoRecord, draw_split, printable, safe_key
 
@@ -18,8 +19,8 @@ def list_folder(root: Path, val_fraction: float) -> Listing:
     Classes are the folders' names in alphabetical order, over both splits where the folder has them. Without
     ``train`` and ``val`` folders, ``val_fraction`` of each class is held out (see ``draw_split``).
 
-    Raises DataError if ``root`` is missing, no folder, or holds no class folder with a file in it, and OSError if
-    a folder cannot be read.
+    Raises DataError if ``root`` is missing, no folder, or holds no class folder with a file in it, or if all its
+    folders are named like splits but not train and val; and OSError if a folder cannot be read.
     """
     if not root.is_dir():
         raise DataError(
@@ -28,6 +29,11 @@ def list_folder(root: Path, val_fraction: float) -> Listing:
     notes = []
     names = {folder.name for folder in _folders(root)}
     has_splits = names == {"train"} or names >= set(_SPLITS)
+    if names and not has_splits and all(name.lower() in SPLITS for name in names):
+        raise DataError(
+            f"{root} holds folders named like splits ({', '.join(sorted(names))}), not {' and '.join(_SPLITS)}: rename "
+            "them, or name one of them with --videos"
+        )
     split_roots = {split: root / split for split in _SPLITS if split in names} if has_splits else {"": root}
     if has_splits and names - set(_SPLITS):
         beside = ", ".join(sorted(map(printable, names - set(_SPLITS))))

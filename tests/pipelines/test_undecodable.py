@@ -1,5 +1,6 @@
 """Packets that are as the index says, but do not decode: traced to their videos, which are left out."""
 
+import itertools
 import logging
 import multiprocessing
 import re
@@ -8,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines import decoding
+from pipelines import EvalLoader, TrainLoader, batch_stream, decoding
+from pipelines.batch_stream import BatchStream
 from pipelines.decoding import CropsOfPictures
 from pipelines.graph import picture_graph
 from pipelines.jpeg import JpegHeads
@@ -17,6 +19,7 @@ from pipelines.shard_store import MappedShards
 from preprocess.errors import DataError
 from tests.pipelines.broken import (
     CPU,
+    TAKE,
     assert_bad_rows_only_are_masked,
     copied,
     loaded,
@@ -127,6 +130,30 @@ def test_nothing_decodes(jpegs, streams, tmp_path, codec):
         loaded(broken, "val", train=False)
 
 
+@pytest.mark.parametrize("codec", ["mjpeg", "vp9"])
+def test_what_did_not_decode_once_spoils_no_batch_again(jpegs, streams, tmp_path, monkeypatch, codec):
+    dataset, how = (jpegs, "Huffman table") if codec == "mjpeg" else (streams, "header alone")
+    broken, spoilt, mend = copied(dataset, tmp_path / "broken"), [], BatchStream._mended
+    packets = {(3, frame) for frame in range(dataset.split("train")[3].frames)}
+    rewrite_packets(broken, "train", packets, BROKEN[codec][how])
+    monkeypatch.setattr(BatchStream, "_mended", lambda *args: spoilt.append(1) or mend(*args))
+    options = {"global_batch": 4, "device": CPU, "max_bad": 1.0}
+
+    train = TrainLoader(broken, "train", TAKE, seed=5, **options)
+    batches = iter(train)
+    list(itertools.islice(batches, 2 * train.steps_per_epoch))
+    evaluation = EvalLoader(broken, "train", TAKE, **options)
+    list(evaluation)
+    assert len(spoilt) >= 2
+    spoilt.clear()
+    later = [*itertools.islice(batches, 3 * train.steps_per_epoch), *evaluation, *evaluation]
+    assert not spoilt
+    # Every time it comes it is left out; the last batches are filled up with others.
+    wanted = 5 * len(train.index)
+    assert sum(int(batch.mask_B.sum()) for batch in later) == wanted - 5
+    assert all(3 not in batch.rows_B for batch in later)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -152,6 +179,18 @@ def test_a_device_that_fails_is_not_taken_for_bad_videos(streams, monkeypatch, s
     ) as error:
         loaded(streams, "train", train=True)
     assert "\n" not in str(error.value)
+
+
+def test_nor_where_it_fails_on_a_video_alone(jpegs, tmp_path, monkeypatch):
+    class Failing:
+        def run(self):
+            raise RuntimeError("CUDA driver API error CUDA_ERROR_OUT_OF_MEMORY (2):\nout of memory")
+
+    broken = copied(jpegs, tmp_path / "broken")
+    rewrite_packets(broken, "train", first_frames(jpegs, "train", 1, False), BROKEN["mjpeg"]["Huffman table"])
+    monkeypatch.setattr(batch_stream, "picture_graph", lambda *_, **__: Failing())
+    with pytest.raises(DataError, match=r"DALI cannot decode mjpeg on cpu: .*OUT_OF_MEMORY"):
+        loaded(broken, "train", train=False)
 
 
 MUTATIONS = 160

@@ -3,7 +3,11 @@
 import io
 import json
 import re
+import signal
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from dataclasses import asdict, replace
 
@@ -62,7 +66,8 @@ def test_defaults_are_written_down(values, quality, gop, layers):
         ({"quality": 1}, "quality 1 is not from 2 (best) to 31, as mjpeg has"),
         ({"quality": 32}, "quality 32 is not from 2 (best) to 31, as mjpeg has"),
         ({"codec": "vp9", "quality": 64}, "quality 64 is not from 0 (best) to 63, as vp9 has"),
-        ({"codec": "h264", "quality": 52}, "quality 52 is not from 0 (best) to 51, as h264 has"),
+        ({"codec": "h264", "quality": 52}, "quality 52 is not from 1 (best) to 51, as h264 has"),
+        ({"codec": "h264", "quality": 0}, "quality 0 is not from 1 (best) to 51, as h264 has"),
         ({"gop": 8}, "gop 8 is not for mjpeg, in which every packet is a keyframe: use 1"),
         ({"codec": "vp9", "gop": 0}, "gop 0 is not from 1 to 256"),
         ({"codec": "h264", "gop": 257}, "gop 257 is not from 1 to 256"),
@@ -225,6 +230,32 @@ def test_probe_looks_at_the_clock_and_at_who_asks_to_stop(video):
             examine(descriptor, SMALL, None, Limit(1e-9))
         with pytest.raises(Interrupted):
             examine(descriptor, SMALL, None, Limit(60, lambda: True))
+
+
+_SUSPENDED = """
+import sys, time
+from preprocess import probe
+probe._LONGEST_BETWEEN_LOOKS = 0.2
+limit, last = probe.Limit(1.5), time.monotonic()
+print("begun", flush=True)
+while (now := time.monotonic()) < last + 1:
+    last = now
+    time.sleep(0.01)
+print("over" if limit.due() else "goes on")
+while not limit.due():
+    time.sleep(0.01)
+"""
+
+
+def test_time_in_which_a_run_is_suspended_does_not_count():
+    with subprocess.Popen([sys.executable, "-c", _SUSPENDED], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.1)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "goes on\n"
+    # Some time later it is over all the same.
+    assert process.returncode == 0
 
 
 def test_encoder_that_ffmpeg_does_not_have(video, program):

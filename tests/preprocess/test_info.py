@@ -101,6 +101,14 @@ def test_many_classes_stay_readable(many_classes):
     assert len(shown(info, every_class=True).splitlines()) > 400
 
 
+def test_what_ffmpeg_says_may_hold_other_line_breaks(small, tmp_path):
+    data = shutil.copytree(small, tmp_path / "copy")
+    said = {"key": "k", "split": "val", "source": "s", "reason": "damaged: all", "ffmpeg": "a\u2028b\u0085c"}
+    with open(data / "rejected.jsonl", "a") as lines:
+        lines.write(json.dumps(said, ensure_ascii=False) + "\n")
+    assert read_info(data).rejected == {"not readable as a video": 2, "damaged": 1}
+
+
 def test_what_cannot_be_read(small, tmp_path):
     with pytest.raises(DataError, match=r"holds no dataset\.json"):
         read_info(tmp_path)

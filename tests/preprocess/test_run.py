@@ -192,8 +192,16 @@ def test_folder_of_something_else_is_refused(videos, tmp_path, name, content):
 
 def test_file_in_place_of_the_folder(videos, tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(DataError, match=f"^Not a directory while writing {tmp_path / 'data'}: mend that"):
         do(videos, tmp_path / "data")
+
+
+def test_who_reads_what_is_said_and_leaves_is_not_taken_for_a_fault_of_the_folder(videos, tmp_path):
+    def nobody_reads(*_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        do(videos, tmp_path / "data", on_video=nobody_reads)
 
 
 @pytest.mark.parametrize("inside", [".", "a", "shards", "a/../new"])

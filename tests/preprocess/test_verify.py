@@ -12,7 +12,7 @@ from preprocess.rebuild import rebuild
 from preprocess.shard_reader import Fault
 from preprocess.verify import verify
 from tests.preprocess.damage import flip, keys_by_byte, rewrite
-from tests.preprocess.test_run import tree
+from tests.preprocess.test_run import do, tree
 
 
 def faults(data, workers=1):
@@ -252,6 +252,31 @@ def test_ivf_members(vp9, tmp_path):
             with pytest.raises(DataError, match=f"video '{row.key}'"):
                 rebuild(data)
             flip(tar, row.offset + at)
+
+
+@pytest.fixture
+def empty_val(video, tmp_path):
+    """A dataset of which no video to evaluate on could be read: the one shard of its split holds none."""
+    for name, content in (("train/a/1.mp4", video("h264.mp4").read_bytes()), ("val/a/2.mp4", b"no video")):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True)
+        (tmp_path / "videos" / name).write_bytes(content)
+    do(tmp_path / "videos", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_a_shard_without_a_video(empty_val):
+    before = tree(empty_val)
+    assert faults(empty_val) == []
+    for name in ("val/index.arrow", "dataset.json", "rejected.jsonl"):
+        (empty_val / name).unlink()
+    rebuild(empty_val)
+    assert tree(empty_val) == before
+    # Each byte counts here too.
+    for at in range(0, (empty_val / "val/shard-00000.tar").stat().st_size, 100):
+        flip(empty_val / "val/shard-00000.tar", at, 3)
+        (fault,) = faults(empty_val)
+        assert fault.file == "val/shard-00000.tar"
+        flip(empty_val / "val/shard-00000.tar", at, 3)
 
 
 def test_unfinished_and_no_dataset(copy, tmp_path):

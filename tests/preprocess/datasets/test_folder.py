@@ -50,6 +50,14 @@ def test_train_beside_other_classes_is_a_class(tmp_path):
     assert list_folder(make(tmp_path, "train/1.mp4", "bus/1.mp4"), 0).classes == ("bus", "train")
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Validation"), ("val",), ("training", "valid", "test")])
+def test_splits_by_other_names_are_no_classes(tmp_path, names):
+    root = make(tmp_path, *(f"{name}/a/1.mp4" for name in names))
+    listed = ", ".join(sorted(names))
+    with pytest.raises(DataError, match=rf"folders named like splits \({listed}\), not train and val: rename them"):
+        list_folder(root, 0.2)
+
+
 def test_folders_beside_the_splits_are_named(tmp_path):
     listing = list_folder(make(tmp_path, "train/a/1.mp4", "val/a/2.mp4", "test/a/3.mp4", "extra/x"), 0)
     assert len(listing.records) == 2
