@@ -60,6 +60,11 @@ class Trained:
             console.print(f"note: {self.path} names no classes: they are taken for the dataset's, in its order")
         return dataset
 
+    def is_own(self, dataset: Dataset) -> bool:
+        """Whether the network was trained on ``dataset``, wherever it lies now, or on what lay at its place."""
+        here = self.dataset is not None and self.dataset.resolve() == dataset.root.resolve()
+        return here or dataset.fingerprint == self.fingerprint
+
     def for_test(self, device: torch.device) -> V4D:
         """The network on a device, in eval mode, its norms folded into its convolutions."""
         layout = torch.channels_last_3d if self.recipe.train.channels_last else torch.contiguous_format

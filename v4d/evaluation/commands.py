@@ -208,10 +208,11 @@ def _of_another(run: Path, data: Path | None) -> str:
     """The name of a dataset that the run was not trained on: its scores are not to take the place of others."""
     if data is None:
         return ""
+    from preprocess.index import read_dataset
     from v4d.trained import load_trained
 
-    own = load_trained(run).dataset
-    return f"-{data.resolve().name}" if own and own.resolve() != data.resolve() else ""
+    trained, dataset = load_trained(run), read_dataset(data)
+    return "" if trained.dataset is None or trained.is_own(dataset) else f"-{dataset.name}"
 
 
 def _default_folder(run: Path, name: str) -> Path:

@@ -109,6 +109,8 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
 
 def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
     other = shutil.copytree(dataset.root, tmp_path / "elsewhere")
+    content = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**content, "kind": "another"}))
     options = ["--u-infer", "5", "--gpus", "0"]
     command("eval", run, *options, "--data", dataset.root)
     before = (run / "eval-val-u5" / "scores.arrow").read_bytes()
@@ -116,6 +118,24 @@ def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
     assert (run / "eval-elsewhere-val-u5" / "scores.arrow").exists()
     assert (run / "eval-val-u5" / "scores.arrow").read_bytes() == before
     assert sorted(path.name for path in run.glob("eval*")) == ["eval-elsewhere-val-u5", "eval-val-u5"]
+
+
+def test_a_dataset_that_was_moved_is_the_same(dataset, run, tmp_path):
+    moved = shutil.copytree(dataset.root, tmp_path / "moved")
+    options = ["--u-infer", "5", "--gpus", "0"]
+    command("eval", run, *options)
+    assert "has this evaluation already" in command("eval", run, *options, "--data", moved)
+    checkpoint = load_checkpoint(run)
+    save_checkpoint(run, replace(checkpoint, step=4, dataset=str(tmp_path / "gone")))
+    command("eval", run, *options, "--data", moved)
+    assert scores_of(run / "eval-val-u5").about["step"] == 4
+    assert [path.name for path in run.glob("eval*")] == ["eval-val-u5"]
+    # What lies at its place now is what is evaluated without --data.
+    content = json.loads((moved / "dataset.json").read_text())
+    (moved / "dataset.json").write_text(json.dumps({**content, "kind": "another"}))
+    save_checkpoint(run, replace(checkpoint, step=5, dataset=str(moved)))
+    command("eval", run, *options, "--data", moved)
+    assert [path.name for path in run.glob("eval*")] == ["eval-val-u5"]
 
 
 def test_scores_of_a_checkpoint_outlive_it(run, monkeypatch):
