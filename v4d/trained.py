@@ -12,7 +12,7 @@ from rich.console import Console
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, load_weights
-from v4d.config import Recipe
+from v4d.config import Recipe, TrainConfig
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.weights.weights_file import SUFFIX, load_pretrained, read_weights_info
@@ -135,4 +135,5 @@ def _of_weights_file(path: Path) -> Trained:
         "model": info.model.model_dump(mode="json"),
         "data": info.data.model_dump(mode="json"),
     }
-    return Trained(path, model, info.classes, Recipe(name=path.stem, data=info.data, model=info.model), about)
+    recipe = Recipe(name=path.stem, data=info.data, model=info.model, train=TrainConfig(loss=info.loss))
+    return Trained(path, model, info.classes, recipe, about)

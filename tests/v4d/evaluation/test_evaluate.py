@@ -320,3 +320,13 @@ def test_a_recipe_of_several_labels_is_measured_so(dataset, recipe, tmp_path):
     document = json.loads((tmp_path / "run" / "eval-val-u4-crops1" / "accuracy.json").read_text())
     assert document["scores"] == document["loss"] == "sigmoid"
     assert "confusion" not in document
+    # And so is its weights file, or that of one of its checkpoints.
+    exported, scores = tmp_path / "acts.safetensors", scores_of(tmp_path / "run" / "eval-val-u4-crops1")
+    command("export-weights", tmp_path / "run", "--out", exported)
+    for path in (exported, find_checkpoint(tmp_path / "run") / WEIGHTS):
+        options = ["--data", dataset.root, "--u-infer", "4", "--gpus", "0", "--crops", "1", "--out", tmp_path / "out"]
+        command("eval", path, *options)
+        found = scores_of(tmp_path / "out")
+        assert found.about["weights"] == str(path)
+        assert found.is_multi_label and found.about["scores"] == "sigmoid"
+        np.testing.assert_array_equal(found.scores_NK, scores.scores_NK)

@@ -36,7 +36,7 @@ def documents(said):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_scores_are_those_of_evaluation(loss, run, videos):
+def test_scores_are_those_of_evaluation(loss, run, videos, tmp_path):
     checkpoint = load_checkpoint(run)
     recipe = Recipe.model_validate(checkpoint.recipe.model_dump() | {"train": {"loss": loss}})
     save_checkpoint(run, replace(checkpoint, step=4, recipe=recipe))
@@ -56,6 +56,10 @@ def test_scores_are_those_of_evaluation(loss, run, videos):
         assert document["v4d"] == VERSION and document["step"] == 4 and document["u_infer"] == 5
     # They are not all alike.
     assert np.ptp(wanted, axis=0).max() > 0.01
+    weights, dataset = tmp_path / "acts.safetensors", load_trained(run).dataset
+    v4d("export-weights", run, "--out", weights)
+    said, _ = v4d("predict", *videos, "--run", weights, "--data", dataset, *ON, "--json", "--top", "6")
+    assert [document["classes"] for document in documents(said)] == [document["classes"] for document in found]
 
 
 @pytest.mark.parametrize("crops", [1, 10])
