@@ -67,7 +67,7 @@ def predict(
     """Show the top classes of video files, straight from the files: the scores that v4d eval gives them.
 
     VIDEO is a file, or a folder of videos at any depth. A file that cannot be read gets one line, the others go on, and
-    the exit code is 1.
+    the exit code is 1 in the end.
 
     \b
     Example: v4d predict clips/ --run runs/fights-v4d_small
