@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,15 @@ class Trained:
             return self.path.name
         run = self.path.absolute().parent
         return f"{(run.parent if run.name == CHECKPOINTS else run).name}, step {self.about['step']}"
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all of the network's tensors, as 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def read_dataset(self, root: Path | None, console: Console) -> Dataset:
         """The dataset at ``root``, by default the one that the network was trained on.
