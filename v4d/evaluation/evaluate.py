@@ -30,7 +30,7 @@ from v4d.evaluation.parts import Parts
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import SCORES, read_about, read_scores
 from v4d.evaluation.scoring import scored_batches
-from v4d.evaluation.untrimmed import scored_videos
+from v4d.evaluation.untrimmed import SnippetScoring, snippet_scores
 from v4d.inference import Activation
 from v4d.launch import STOP_SIGNALS, Place, as_on_main, this_place
 from v4d.trained import Trained, load_trained
@@ -217,8 +217,9 @@ class _Scorer:
         protocol = request.protocol
         if isinstance(self._loader, UntrimmedLoader):
             chunks = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
-            videos = scored_videos(self._model, chunks, recipe, request.scores, protocol.mirrors, self._flip)
-            yield from ([video] for video in videos)
+            how = SnippetScoring(self._model, recipe, request.scores, protocol.mirrors, self._flip)
+            for video in snippet_scores(how, chunks):
+                yield [(video.key, video.labels, video.integrated())]
             return
         batches = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
         for batch, scores_BK in scored_batches(self._model, batches, recipe, protocol, request.scores, self._flip):

@@ -20,7 +20,7 @@ from preprocess.run import preprocess
 from tests.v4d.untrained import untrained_run
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import read_scores
-from v4d.evaluation.untrimmed import snippet_scores
+from v4d.evaluation.untrimmed import SnippetScoring, snippet_scores
 from v4d.evaluation.window_integration import integrated
 from v4d.recipes.files import load_recipe
 from v4d.trained import load_trained
@@ -154,7 +154,8 @@ def test_scores_are_those_of_snippets_integrated(untrimmed, run):
     take = Protocol("untrimmed").sampling(trained.recipe.data)
     dataset = read_dataset(untrimmed / "shards")
     loader = UntrimmedLoader(dataset, "val", take, units_per_second=2.0, least_units=4, batch=1, device=CPU)
-    for number, video in enumerate(snippet_scores(trained.model, loader, trained.recipe, "logits")):
+    how = SnippetScoring(trained.model, trained.recipe, "logits")
+    for number, video in enumerate(snippet_scores(how, loader)):
         assert dump.keys[number] == video.key
         assert len(video.scores_MK) == max(4, 2 * VIDEOS[video.key][0]) - 3
         np.testing.assert_allclose(dump.scores_NK[number], integrated(video.scores_MK), rtol=1e-4, atol=1e-4)
