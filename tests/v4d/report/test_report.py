@@ -35,10 +35,14 @@ def test_a_page_has_what_the_files_have(evaluated):
     assert [row[0].split("split")[0] for row in page.table("evaluations")] == ["eval-val-u4", "eval-val-u5"]
 
     rows = page.table("classes")
+    # Of two videos; Wilson's interval is (h + z²/2 ± z·sqrt(h·(2 - h)/2 + z²/4)) / (2 + z²).
+    between = {0: "0.0% to 65.8%", 1: "9.5% to 90.5%", 2: "34.2% to 100.0%"}
     assert {row[0]: (int(row[1]), row[2]) for row in rows} == {
-        name: (2, f"{accuracy:.1%}") for name, accuracy in zip(dump.class_names, measures.accuracy_K, strict=True)
+        name: (2, f"{accuracy:.1%} {between[round(2 * accuracy)]}")
+        for name, accuracy in zip(dump.class_names, measures.accuracy_K, strict=True)
     }
-    assert [float(row[2][:-1]) for row in rows] == sorted(float(row[2][:-1]) for row in rows)
+    accuracies = [float(has["data-value"]) for has, _ in page.all("td", class_="accuracy") if "data-value" in has][:6]
+    assert accuracies == sorted(measures.accuracy_K)
     # In the order of the most confused, with the number of its column before each name.
     shown = page.table("confusion")
     order = [dump.class_names.index(row[0].split(" ", 1)[1]) for row in shown]
@@ -203,7 +207,7 @@ def test_hits_that_any_video_is_are_left_out(with_scores):
 
 def test_one_class_makes_a_page(with_scores):
     page = report(with_scores(np.ones((4, 1)), [0] * 4, ["only"]))
-    assert page.table("classes") == [["only", "4", "100.0%", "none"]]
+    assert page.table("classes") == [["only", "4", "100.0% 51.0% to 100.0%", "none"]]
     assert "Chance is 100.0%." in page.all("p", class_="quiet")[0][1]
 
 
