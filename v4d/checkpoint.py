@@ -168,7 +168,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not in_one_file:
             content["model"] = read_weights(path / WEIGHTS)[1]
         return Checkpoint(**content)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:
+        # Torch's own message advises to run what the file says.
+        raise DataError(f"{state} is damaged or no checkpoint of v4d") from None
+    except (RuntimeError, EOFError, OSError) as error:
         raise DataError(f"{state} is damaged or no checkpoint: {_first_line(error)}") from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{state} is no checkpoint of this version of v4d: {_first_line(error)}") from None

@@ -126,7 +126,7 @@ MAX_BAD_OPTION = click.option(
 )
 @click.option(
     "--out",
-    type=_PATH,
+    type=click.Path(file_okay=False, path_type=Path),
     help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with what is not the default in its "
     "name; of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN; of another dataset, eval-NAME-SPLIT-uN]",
 )

@@ -25,7 +25,11 @@ def _weights_file(_context: click.Context, _parameter: click.Parameter, path: Pa
 
 
 _OUT = click.option(
-    "--out", type=_PATH, required=True, callback=_weights_file, help="Weights file to write, as NAME.safetensors."
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    callback=_weights_file,
+    help="Weights file to write, as NAME.safetensors.",
 )
 
 

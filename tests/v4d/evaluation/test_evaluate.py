@@ -220,6 +220,13 @@ def test_a_damaged_checkpoint_is_named(run, damage):
         evaluated(run)
 
 
+def test_no_file_is_advised_to_be_unpickled(tmp_path):
+    """As torch does of one that it does not know."""
+    (tmp_path / "clip.mp4").write_bytes(b"\x00\x00\x00 ftypisom")
+    said = command("eval", tmp_path / "clip.mp4", "--gpus", "0", code=1)
+    assert said.splitlines()[-1] == f"v4d: {tmp_path / 'clip.mp4'} is damaged or no checkpoint of v4d"
+
+
 def test_code_in_a_checkpoint_is_never_run(run, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -315,7 +322,12 @@ def test_orders_have_folders_of_their_own(run):
 def test_a_recipe_of_several_labels_is_measured_so(dataset, recipe, tmp_path):
     several = recipe.model_copy(update={"train": recipe.train.model_copy(update={"loss": "sigmoid"})})
     untrained_run(tmp_path / "run", several, dataset)
-    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1")
+    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1", "--classes")
+    precisions = measures_of(scores_of(tmp_path / "run" / "eval-val-u4-crops1")).average_precision_K
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.count("│") == 4]
+    assert rows[-6:] == [
+        [dataset.classes[k], "2", f"{precisions[k]:.1%}"] for k in np.argsort(precisions, kind="stable")
+    ]
     assert "top-1" in said and "top-5" in said and "mean class accuracy" not in said
     document = json.loads((tmp_path / "run" / "eval-val-u4-crops1" / "accuracy.json").read_text())
     assert document["scores"] == document["loss"] == "sigmoid"

@@ -46,6 +46,11 @@ def test_an_option_of_another_one_is_refused_without_it(arguments, says):
     assert refused("nowhere", *arguments) == f"v4d: {says}\n"
 
 
+def test_a_file_is_no_folder_of_results(tmp_path):
+    (tmp_path / "scores").write_text("of somebody")
+    assert f"Directory '{tmp_path / 'scores'}' is a file" in refused("nowhere", "--out", str(tmp_path / "scores"))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -121,6 +121,9 @@ def test_nothing_is_written_over_the_video_or_the_sheet(run, videos, tmp_path, m
         (["--out", "./clip.mp4"], "--out would write over VIDEO, clip.mp4"),
         (["--video", tmp_path / "clip.mp4"], "--video would write over VIDEO"),
         (["--out", "a.png", "--video", "a.png"], "--video would write over --out, a.png"),
+        (["--out", "a.jpg"], "--out a.jpg: it is written as PNG, name it NAME.png"),
+        (["--video", "a.avi"], "--video a.avi: it is written as MP4, name it NAME.mp4"),
+        (["--out", "runs"], "File 'runs' is a directory"),
     ]:
         _, beside = v4d("cam", video, *arguments, "--gpus", "0", code=2)
         assert wanted in beside

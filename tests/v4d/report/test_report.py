@@ -115,6 +115,8 @@ def test_a_dump_that_is_damaged_is_said(copy):
         (["nowhere"], 1, "v4d: nowhere is no run: there is no nowhere/run.json"),
         (["{run}", "--evaluation", "eval"], 2, "no evaluation eval; there are: eval-val-u4, eval-val-u5"),
         (["{run}", "--mistakes", "-1"], 2, "-1 is not in the range"),
+        (["{run}", "--out", "{run}"], 2, "is a directory"),
+        (["{run}/log.jsonl"], 1, "log.jsonl is no run: there is no"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(arguments, code, says, evaluated, tmp_path, monkeypatch):
