@@ -89,7 +89,7 @@ class FileLoader:
                     except (RuntimeError, MemoryError) as error:
                         path = self._files[loaded[0].row_number]
                         self._on_bad(path, DataError(f"{path}: DALI cannot decode it: {dali_reason(error)}"))
-                        # After an error it gives nothing any more.
+                        # DALI promises nothing of a graph that failed.
                         graph = decoding.graph(source)
                         continue
                     made = decoding.crops([loaded], outputs)()

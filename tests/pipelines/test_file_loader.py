@@ -174,13 +174,19 @@ def failing(error):
     return encode_or_fail
 
 
-def test_packets_that_dali_does_not_decode_cost_their_file_alone(videos, dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("codec", "how"), [("mjpeg", "Huffman table"), ("mjpeg", "scan header"), ("vp9", "header alone")]
+)
+def test_packets_that_dali_does_not_decode_cost_their_file_alone(
+    codec, how, videos, preprocessed, tmp_path, monkeypatch
+):
+    dataset = preprocessed("80x64", codec="vp9", gop=8) if codec == "vp9" else preprocessed("80x64")
     read = PacketReader.read
 
     def read_or_break(reader, wanted):
         found = read(reader, wanted)
         if found.row.key.endswith("bad.mkv"):
-            broken = BROKEN["mjpeg"]["Huffman table"](found.packets[0].tobytes())
+            broken = BROKEN[codec][how](found.packets[0].tobytes())
             found.packets[0] = np.frombuffer(broken, np.uint8)
         return found
 
