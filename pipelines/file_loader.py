@@ -21,7 +21,7 @@ from pipelines.packets import PacketReader, needed_packets
 from pipelines.samples import Place, Sample, Sampling, centred_crops, centred_frames, crop_count
 from preprocess.errors import DataError
 from preprocess.index import Dataset, packet_offsets
-from preprocess.single_files import SingleFile, SingleFileReader, UnreadableFile
+from preprocess.single_files import SingleFile, SingleFileReader
 
 # So many files are read ahead for each thread that reads.
 _AHEAD = 2
@@ -47,7 +47,8 @@ class FileLoader:
     ) -> None:
         """Frames are made as those of ``dataset``, or as preprocessing makes them by default.
 
-        ``on_bad`` is called, in the order of the files, for those that preprocessing would reject: they have no batch.
+        ``on_bad`` is called, in the order of the files, for those that preprocessing would reject, or that the machine
+        failed to read or to decode, for want of memory too: they have no batch, and the others go on.
         A sample is always the whole video, whatever ``sampling.over`` says. ``threads`` decode, and so many files are
         read at a time: by default as many as this process may use cores, at most 8.
         """
@@ -59,8 +60,8 @@ class FileLoader:
         self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError where DALI cannot decode what ffmpeg made; and what else SingleFileReader.read raises."""
-        given: deque[Loaded] = deque()
+        """Raises UsageError where ffmpeg is not fit for this."""
+        given: list[Loaded] = []
 
         def source() -> GraphInput:
             return decoding.inputs([given[0]])
@@ -82,13 +83,16 @@ class FileLoader:
             graph = decoding.graph(source)
             try:
                 for loaded in self._loaded(readers):
-                    given.append(loaded)
+                    given[:] = [loaded]
                     try:
                         outputs = graph.run()
-                    except RuntimeError as error:
-                        raise DataError(f"{loaded[0].row.key}: DALI cannot decode it: {dali_reason(error)}") from None
+                    except (RuntimeError, MemoryError) as error:
+                        path = self._files[loaded[0].row_number]
+                        self._on_bad(path, DataError(f"{path}: DALI cannot decode it: {dali_reason(error)}"))
+                        # DALI promises nothing of a graph that failed.
+                        graph = decoding.graph(source)
+                        continue
                     made = decoding.crops([loaded], outputs)()
-                    given.popleft()
                     if self._device.type == "cuda":
                         # The next run may write into the same memory.
                         made = tuple(crop.clone() for crop in made)
@@ -110,8 +114,8 @@ class FileLoader:
             path, future = reading.popleft()
             try:
                 loaded = future.result()
-            except UnreadableFile as why:
-                self._on_bad(path, why)
+            except (DataError, OSError, MemoryError) as error:
+                self._on_bad(path, _why(path, error))
                 continue
             yield loaded
 
@@ -133,6 +137,13 @@ def come_as_jpegs(dataset: Dataset | None, device: torch.device) -> bool:
     That is H.264 on a CPU. Pixels then differ by what is lost in compression.
     """
     return dataset is not None and dataset.codec == "h264" and device.type != "cuda"
+
+
+def _why(path: Path, error: DataError | OSError | MemoryError) -> DataError:
+    """What to say of a file that could not be read, be it the file's fault or the machine's."""
+    if isinstance(error, DataError):
+        return error
+    return DataError(f"{path}: {error.strerror or error if isinstance(error, OSError) else 'out of memory'}")
 
 
 class _InMemory:

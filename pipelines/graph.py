@@ -118,7 +118,7 @@ def _decoded(jpegs: Any, device: torch.device) -> Any:
     return fn.decoders.image(jpegs, output_type=types.RGB, device="mixed", hw_decoder_load=1.0, affine=False)
 
 
-def dali_reason(error: RuntimeError) -> str:
+def dali_reason(error: Exception) -> str:
     """DALI's own reason of an error, without where in a graph and in its code it arose."""
     told = str(error).partition("encountered:")[2] or str(error)
     return next((line.strip() for line in told.splitlines() if line.strip()), "no reason is given").rstrip(":")[:200]

@@ -58,6 +58,19 @@ class Checkpoint:
     extras: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
 
+    @property
+    def weights_info(self) -> WeightsInfo:
+        """What a weights file of its network says."""
+        recipe = self.recipe
+        return WeightsInfo(
+            model=recipe.model,
+            num_classes=len(self.classes),
+            classes=self.classes,
+            data=recipe.data,
+            loss=recipe.train.loss,
+            source=f"recipe {recipe.name}, step {self.step}",
+        )
+
     def on_cpu(self) -> Checkpoint:
         """A copy that training does not change, in memory that is no GPU's."""
         return replace(
@@ -79,20 +92,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint into the folder of a run. Raises OSError, and then leaves nothing."""
     state = {name: value for name, value in vars(checkpoint).items() if name != "model"}
     state |= {"recipe": checkpoint.recipe.model_dump_json(), "classes": list(checkpoint.classes)}
-    recipe = checkpoint.recipe
-    info = WeightsInfo(
-        model=recipe.model,
-        num_classes=len(checkpoint.classes),
-        classes=checkpoint.classes,
-        data=recipe.data,
-        source=f"recipe {recipe.name}, step {checkpoint.step}",
-    )
     # Writing to a file of its own, torch takes a full disk for a fault of its own.
     content = io.BytesIO()
     torch.save(state, content)
     with replace_atomically(run / CHECKPOINTS / f"step-{checkpoint.step:08d}") as folder:
         folder.mkdir()
-        write_weights(folder / WEIGHTS, checkpoint.model, info)
+        write_weights(folder / WEIGHTS, checkpoint.model, checkpoint.weights_info)
         with replace_atomically(folder / STATE) as temporary:
             temporary.write_bytes(content.getbuffer())
 
@@ -163,7 +168,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not in_one_file:
             content["model"] = read_weights(path / WEIGHTS)[1]
         return Checkpoint(**content)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:
+        # Torch's own message advises to run what the file says.
+        raise DataError(f"{state} is damaged or no checkpoint of v4d") from None
+    except (RuntimeError, EOFError, OSError) as error:
         raise DataError(f"{state} is damaged or no checkpoint: {_first_line(error)}") from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{state} is no checkpoint of this version of v4d: {_first_line(error)}") from None

@@ -159,6 +159,7 @@ class OptimConfig(_Section):
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Loss = Literal["softmax", "sigmoid"]
 
 
 class TrainConfig(_Section):
@@ -173,7 +174,7 @@ class TrainConfig(_Section):
     """Where weights come from: "imagenet", "imagenet=FILE", a weights file, or the folder of a run; "": nowhere."""
     starts_from: str = ""
     """The recipe whose run init has to name."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: Loss = "softmax"
     """Cross-entropy with the first label, or the binary ones of all classes with all labels of a video."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes; 0: none."""

@@ -124,11 +124,13 @@ def read_record(run: Path) -> RunRecord:
     path = run / _RECORD
     try:
         return RunRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{run} is no run: there is no {path}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if not place:
+            raise DataError(f"{path} is damaged: {first['msg']}") from None
         raise DataError(f"{path} is of another version of v4d: {place}: {first['msg']}") from None
 
 

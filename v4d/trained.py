@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, load_weights
-from v4d.config import Recipe
+from v4d.config import Recipe, TrainConfig
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
 from v4d.weights.weights_file import SUFFIX, load_pretrained, read_weights_info
@@ -42,6 +44,15 @@ class Trained:
         run = self.path.absolute().parent
         return f"{(run.parent if run.name == CHECKPOINTS else run).name}, step {self.about['step']}"
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all of the network's tensors, as 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def read_dataset(self, root: Path | None, console: Console) -> Dataset:
         """The dataset at ``root``, by default the one that the network was trained on.
 
@@ -59,6 +70,11 @@ class Trained:
         if not self.classes:
             console.print(f"note: {self.path} names no classes: they are taken for the dataset's, in its order")
         return dataset
+
+    def is_own(self, dataset: Dataset) -> bool:
+        """Whether the network was trained on ``dataset``, wherever it lies now, or on what lay at its place."""
+        here = self.dataset is not None and self.dataset.resolve() == dataset.root.resolve()
+        return here or dataset.fingerprint == self.fingerprint
 
     def for_test(self, device: torch.device) -> V4D:
         """The network on a device, in eval mode, its norms folded into its convolutions."""
@@ -130,4 +146,5 @@ def _of_weights_file(path: Path) -> Trained:
         "model": info.model.model_dump(mode="json"),
         "data": info.data.model_dump(mode="json"),
     }
-    return Trained(path, model, info.classes, Recipe(name=path.stem, data=info.data, model=info.model), about)
+    recipe = Recipe(name=path.stem, data=info.data, model=info.model, train=TrainConfig(loss=info.loss))
+    return Trained(path, model, info.classes, recipe, about)

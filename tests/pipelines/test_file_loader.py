@@ -1,14 +1,21 @@
 """Videos straight from their files: the crops that a dataset made of them gives, byte for byte."""
 
+import errno
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pipelines import EvalLoader, Sampling
 from pipelines.file_loader import FileLoader, come_as_jpegs
-from preprocess.errors import DataError
+from pipelines.packets import PacketReader
+from preprocess import single_files
+from preprocess.encode import encode
+from preprocess.errors import UsageError
+from preprocess.ffmpeg import executable
+from tests.pipelines.test_undecodable import BROKEN
 
 CPU = torch.device("cpu")
 TAKE = Sampling(units=3, frames=2, stride=4, crop=48, fit_stride=True, fit_to=2)
@@ -98,13 +105,91 @@ def test_it_ends_when_nobody_wants_more(videos, dataset):
         assert not [thread for thread in threading.enumerate() if thread.name.startswith(("files", "crops"))]
 
 
-def test_an_error_of_the_machine_ends_it(videos, dataset, monkeypatch):
-    """It is none of the file's: ffmpeg that somebody kills, as a machine without memory does."""
-    monkeypatch.setattr("preprocess.encode._MOST_MEMORY", 1 << 20)
-    monkeypatch.setattr("preprocess.encode._check_exit", killed)
-    with pytest.raises(DataError, match="ffmpeg was killed"):
-        list(FileLoader([videos / "val" / "cells" / "0.mkv"], dataset, TAKE, device=CPU, on_bad=no_bad))
+def loaded_of_three(videos, dataset, tmp_path):
+    """What comes of three files, one of which is named bad.mkv: the keys, and what is told."""
+    good = sorted((videos / "val" / "cells").iterdir())[:2]
+    bad = tmp_path / "bad.mkv"
+    bad.write_bytes(good[1].read_bytes())
+    told = []
+    files = [good[0], bad, good[1]]
+    loader = FileLoader(files, dataset, TAKE, device=CPU, on_bad=lambda path, why: told.append((path, str(why))))
+    batches = list(loader)
+    assert [batch.keys[0] for batch in batches] == [str(good[0]), str(good[1])]
+    alone = [next(iter(FileLoader([path], dataset, TAKE, device=CPU, on_bad=no_bad))) for path in good]
+    assert all(torch.equal(batch.crops[0], single.crops[0]) for batch, single in zip(batches, alone, strict=True))
+    ((path, said),) = told
+    assert path == bad
+    return said
 
 
-def killed(source, output):
-    raise DataError(f"ffmpeg was killed while it read {source}")
+def test_an_ffmpeg_that_is_killed_costs_its_file_alone(videos, dataset, tmp_path, monkeypatch, cleared):
+    """As a machine without memory does it."""
+    script = tmp_path / "ffmpeg"
+    script.write_text(f"""#!/bin/sh
+case "$(readlink /proc/$$/fd/0)" in */bad.mkv) kill -9 $$;; esac
+exec {executable()} "$@"
+""")
+    script.chmod(0o755)
+    executable.cache_clear()
+    monkeypatch.setenv("V4D_FFMPEG", str(script))
+    said = loaded_of_three(videos, dataset, tmp_path)
+    assert said.startswith(f"ffmpeg was killed while it read {tmp_path / 'bad.mkv'} (out of memory?)")
+
+
+@pytest.fixture
+def cleared():
+    """What is known of the ffmpeg of a test is forgotten after it."""
+    yield
+    executable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EIO, "Input/output error", "/scratch"), "Input/output error"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_an_error_of_the_machine_costs_its_file_alone(error, says, videos, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(single_files, "encode", failing(error))
+    assert loaded_of_three(videos, dataset, tmp_path) == f"{tmp_path / 'bad.mkv'}: {says}"
+
+
+@pytest.mark.parametrize("error", [TypeError("a fault of ours"), UsageError("ffmpeg is too old")])
+def test_what_is_no_fault_of_a_file_ends_it(error, videos, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(single_files, "encode", failing(error))
+    with pytest.raises(type(error), match=str(error)):
+        loaded_of_three(videos, dataset, tmp_path)
+
+
+def failing(error):
+    """What ``encode`` is to be where it fails at one file."""
+
+    def encode_or_fail(source, *arguments, **options):
+        if source.name == "bad.mkv":
+            raise error
+        return encode(source, *arguments, **options)
+
+    return encode_or_fail
+
+
+@pytest.mark.parametrize(
+    ("codec", "how"), [("mjpeg", "Huffman table"), ("mjpeg", "scan header"), ("vp9", "header alone")]
+)
+def test_packets_that_dali_does_not_decode_cost_their_file_alone(
+    codec, how, videos, preprocessed, tmp_path, monkeypatch
+):
+    dataset = preprocessed("80x64", codec="vp9", gop=8) if codec == "vp9" else preprocessed("80x64")
+    read = PacketReader.read
+
+    def read_or_break(reader, wanted):
+        found = read(reader, wanted)
+        if found.row.key.endswith("bad.mkv"):
+            broken = BROKEN[codec][how](found.packets[0].tobytes())
+            found.packets[0] = np.frombuffer(broken, np.uint8)
+        return found
+
+    monkeypatch.setattr(PacketReader, "read", read_or_break)
+    said = loaded_of_three(videos, dataset, tmp_path)
+    assert said.startswith(f"{tmp_path / 'bad.mkv'}: DALI cannot decode it: ")

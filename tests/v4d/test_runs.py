@@ -98,6 +98,9 @@ def test_what_is_no_run_is_named(runs, tmp_path):
     record = json.loads((tmp_path / "later" / "run.json").read_text())
     (tmp_path / "later" / "run.json").write_text(json.dumps({**record, "format": 2}))
     assert "run.json is of another version of v4d: format" in v4d("runs", "show", tmp_path / "later", code=1)
+    (tmp_path / "cut short").mkdir()
+    (tmp_path / "cut short" / "run.json").write_text('{"format": 1, ')
+    assert "run.json is damaged: Invalid JSON" in v4d("runs", "show", tmp_path / "cut short", code=1)
     assert "run.json is of another version of v4d: format" in v4d("runs", "--folder", tmp_path)
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from preprocess.console import console, notes
+from preprocess.errors import UsageError
 
 if TYPE_CHECKING:
     from v4d.evaluation.evaluate import Accuracy, Request
@@ -21,6 +23,16 @@ _PATH = click.Path(path_type=Path)
 # Those of v4d.inference, which would import torch, for --help too.
 _SCORES = ("softmax", "logits", "sigmoid")
 _CROPS: dict[str, Literal[1, 3, 10]] = {"1": 1, "3": 3, "10": 10}
+_OF_TRIMMED = ("v4d", "tsn", "dense")
+# The protocols of those options that are not for all of them.
+_PROTOCOLS_OF = {
+    "u_infer": ("v4d", "tsn"),
+    "clips": ("dense",),
+    "units_per_second": ("untrimmed",),
+    "reverse": _OF_TRIMMED,
+    "shuffle": _OF_TRIMMED,
+    "shuffle_seed": _OF_TRIMMED,
+}
 
 
 def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -114,7 +126,7 @@ MAX_BAD_OPTION = click.option(
 )
 @click.option(
     "--out",
-    type=_PATH,
+    type=click.Path(file_okay=False, path_type=Path),
     help="Folder for scores.arrow and accuracy.json  [default: RUN/eval-SPLIT-uN, with what is not the default in its "
     "name; of a checkpoint that is named, RUN/step-S-eval-SPLIT-uN; of another dataset, eval-NAME-SPLIT-uN]",
 )
@@ -158,11 +170,12 @@ def evaluate(
     from v4d.launch import choose_gpus, is_main_process
     from v4d.runs import choose_run
 
+    _see_that_options_fit(click.get_current_context(), kind)
     gpus = choose_gpus(gpus)
     if gpus and procs:
-        raise click.UsageError("--procs is for the CPU: use it with --gpus 0")
+        raise UsageError("--procs is for the CPU: use it with --gpus 0")
     if submission_top and not submission:
-        raise click.UsageError("--submission-top is for --submission FILE")
+        raise UsageError("--submission-top is for --submission FILE")
     run = run or choose_run()
     protocol = Protocol(kind, u_infer, clips, _CROPS[crops], reverse, shuffle, shuffle_seed, units_per_second)
     of_kind = f"-{scores}" if scores else ""
@@ -204,14 +217,30 @@ def compare(a: Path, b: Path, common: bool, changed: bool, as_json: bool) -> Non
         console.print(table)
 
 
+def _see_that_options_fit(context: click.Context, kind: Kind) -> None:
+    """Raise UsageError for an option that was given although it says nothing under the protocol ``kind``."""
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT
+    }
+    for name, protocols in _PROTOCOLS_OF.items():
+        if name in given and kind not in protocols:
+            fitting = " or ".join(filter(None, (", ".join(protocols[:-1]), protocols[-1])))
+            raise UsageError(f"{given[name]} is for --protocol {fitting}, not {kind}: leave it out")
+    if "shuffle_seed" in given and "shuffle" not in given:
+        raise UsageError("--shuffle-seed is for --shuffle units: give both, or leave it out")
+
+
 def _of_another(run: Path, data: Path | None) -> str:
     """The name of a dataset that the run was not trained on: its scores are not to take the place of others."""
     if data is None:
         return ""
+    from preprocess.index import read_dataset
     from v4d.trained import load_trained
 
-    own = load_trained(run).dataset
-    return f"-{data.resolve().name}" if own and own.resolve() != data.resolve() else ""
+    trained, dataset = load_trained(run), read_dataset(data)
+    return "" if trained.dataset is None or trained.is_own(dataset) else f"-{dataset.name}"
 
 
 def _default_folder(run: Path, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -31,10 +30,9 @@ from v4d.evaluation.parts import Parts
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import SCORES, read_about, read_scores
 from v4d.evaluation.scoring import scored_batches
-from v4d.evaluation.untrimmed import scored_videos
+from v4d.evaluation.untrimmed import SnippetScoring, snippet_scores
 from v4d.inference import Activation
 from v4d.launch import STOP_SIGNALS, Place, as_on_main, this_place
-from v4d.models.network import V4D
 from v4d.trained import Trained, load_trained
 
 ACCURACY = "accuracy.json"
@@ -115,7 +113,7 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     about = {
         "v4d": VERSION,
         **trained.about,
-        "network": _digest(trained.model),
+        "network": trained.digest,
         "dataset": dataset.fingerprint,
         "dataset_kind": dataset.kind,
         "split": request.split,
@@ -219,8 +217,9 @@ class _Scorer:
         protocol = request.protocol
         if isinstance(self._loader, UntrimmedLoader):
             chunks = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
-            videos = scored_videos(self._model, chunks, recipe, request.scores, protocol.mirrors, self._flip)
-            yield from ([video] for video in videos)
+            how = SnippetScoring(self._model, recipe, request.scores, protocol.mirrors, self._flip)
+            for video in snippet_scores(how, chunks):
+                yield [(video.key, video.labels, video.integrated())]
             return
         batches = takewhile(lambda _: not asked.is_set(), self._loader.at(steps))
         for batch, scores_BK in scored_batches(self._model, batches, recipe, protocol, request.scores, self._flip):
@@ -245,15 +244,6 @@ def _measured(out: Path, samples: int) -> Accuracy:
     with replace_atomically(out / ACCURACY) as temporary:
         temporary.write_text(_as_text({**said, **measures.as_document(dump.class_names), **dump.about}))
     return accuracy
-
-
-def _digest(model: V4D) -> str:
-    """sha256 of all of a network's tensors, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_of(path: Path, about: dict[str, Any]) -> bool:

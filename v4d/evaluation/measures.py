@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
@@ -26,7 +27,7 @@ _RANKED_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, and its 95 % bootstrap interval over videos where it has one."""
+    """A figure, and its 95 % interval over videos where it has one: by bootstrap, a class's accuracy by Wilson's."""
 
     value: float
     low: float | None = None
@@ -57,13 +58,28 @@ class Measures:
     confusion_KK: np.ndarray | None = None
     average_precision_K: np.ndarray | None = None
 
+    def accuracy_of(self, number: int) -> Figure | None:
+        """The accuracy of a class, by its number, with Wilson's score interval; None where no video is of it.
+
+        Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927. It holds for the few
+        videos that a class has, all or none of which may be right, where a bootstrap's would be a point.
+        """
+        videos = int(self.videos_K[number])
+        if self.confusion_KK is None or not videos:
+            return None
+        hits = int(self.confusion_KK[number, number])
+        between = binomtest(hits, videos).proportion_ci(0.95, "wilson")
+        return Figure(hits / videos, float(between.low), float(between.high))
+
     def as_document(self, class_names: Sequence[str]) -> dict[str, Any]:
         """For JSON, with None for NaN: each figure by its name, ``intervals``, ``per_class``, maybe ``confusion``."""
         per_class = []
         for number, name in enumerate(class_names):
             said: dict[str, Any] = {"class": name, "videos": int(self.videos_K[number])}
             if self.accuracy_K is not None:
-                said["accuracy"] = float(self.accuracy_K[number]) if said["videos"] else None
+                accuracy = self.accuracy_of(number)
+                said["accuracy"] = accuracy and accuracy.value
+                said["interval"] = accuracy and [accuracy.low, accuracy.high]
             if self.average_precision_K is not None:
                 average = float(self.average_precision_K[number])
                 said["average_precision"] = None if math.isnan(average) else average

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from v4d.evaluation.compare import Comparison, Difference
 from v4d.evaluation.evaluate import ACCURACY, Accuracy
+from v4d.evaluation.measures import Measures
 
 _MOST_CLASSES = 10
 # Beyond that p says no more than that it is small.
@@ -30,23 +31,35 @@ def measure_tables(result: Accuracy, title: str, out: Path, every_class: bool) -
     table.add_row("chance", _share(result.chance), "")
     table.add_row("videos", str(result.videos), "")
     yield table
-    if measures.accuracy_K is None or measures.confusion_KK is None or not result.videos:
+    worth_K = measures.average_precision_K if measures.accuracy_K is None else measures.accuracy_K
+    if worth_K is None or not result.videos:
         return
-    names, videos_K = result.class_names, measures.videos_K
-    present = np.flatnonzero(videos_K)
-    worst = present[np.argsort(measures.accuracy_K[present], kind="stable")]
+    present = np.flatnonzero(measures.videos_K)
+    worst = present[np.argsort(worth_K[present], kind="stable")]
     shown = worst if every_class else worst[:_MOST_CLASSES]
+    yield _class_table(measures, result.class_names, worth_K, shown.tolist())
+    if len(shown) < len(present):
+        yield f"{len(shown)} of {len(present)} classes: --classes shows all, and so does {out / ACCURACY}"
+
+
+def _class_table(measures: Measures, names: Sequence[str], worth_K: np.ndarray, shown: Sequence[int]) -> Table:
+    """Some classes with their accuracy and what they are taken for, or average precision where there are several."""
+    table = Table(Column("class", overflow="fold"), "videos")
+    if measures.confusion_KK is None:
+        table.add_column("average precision")
+        for number in shown:
+            table.add_row(Text(names[number]), str(measures.videos_K[number]), f"{worth_K[number]:.1%}")
+        return table
+    table.add_column("top-1")
+    table.add_column("mostly taken for", overflow="fold")
     # The class for which each one is taken the most, if it is not taken for itself.
     wrong_KK = measures.confusion_KK - np.diag(measures.confusion_KK.diagonal())
-    table = Table(Column("class", overflow="fold"), "videos", "top-1", Column("mostly taken for", overflow="fold"))
-    for number in shown.tolist():
+    for number in shown:
         other = int(wrong_KK[number].argmax())
         count = int(wrong_KK[number, other])
         taken = f"{names[other]} ({count})" if count else ""
-        table.add_row(Text(names[number]), str(videos_K[number]), f"{measures.accuracy_K[number]:.1%}", Text(taken))
-    yield table
-    if len(shown) < len(present):
-        yield f"{len(shown)} of {len(present)} classes: --classes shows all, and so does {out / ACCURACY}"
+        table.add_row(Text(names[number]), str(measures.videos_K[number]), f"{worth_K[number]:.1%}", Text(taken))
+    return table
 
 
 def comparison_tables(result: Comparison, a: str, b: str, changed: bool) -> Iterator[Table | str]:

@@ -10,6 +10,7 @@ Shape suffixes: N units, M snippets, K classes, C channels, T frames of a unit, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,21 @@ from v4d.models.network import V4D
 from v4d.precision import autocast
 
 
+@dataclass(frozen=True, eq=False)
+class SnippetScoring:
+    """How a network scores snippets.
+
+    ``scores`` says of what scores are: by default of what the recipe's loss is. ``mirrors`` says whether each crop is
+    seen mirrored too, and ``flip`` what a mirrored class is, as in ``scored_batches``.
+    """
+
+    model: V4D
+    recipe: Recipe
+    scores: Activation | None = None
+    mirrors: bool = False
+    flip: Mapping[int, int] | None = None
+
+
 class SnippetScores(NamedTuple):
     """What the network says of the snippets of a video, (M, K) float32, in their order.
 
@@ -35,22 +51,19 @@ class SnippetScores(NamedTuple):
     labels: tuple[int, ...]
     scores_MK: np.ndarray
 
+    def integrated(self) -> np.ndarray:
+        """The scores of the video, (K,) float32: its snippets', integrated over windows of time; 0 if it has none."""
+        scores_K = integrated(self.scores_MK) if self.key else np.zeros(self.scores_MK.shape[1])
+        return scores_K.astype(np.float32)
 
-def snippet_scores(
-    model: V4D,
-    batches: Iterable[tuple[Batch, list[UnitChunk]]],
-    recipe: Recipe,
-    scores: Activation | None = None,
-    mirrors: bool = False,
-    flip: Mapping[int, int] | None = None,
-) -> Iterator[SnippetScores]:
-    """Each video of some batches of an UntrimmedLoader with its snippets' ``scores``, averaged over the crops.
 
-    They are those of the recipe's loss, if no others are asked for. ``mirrors`` and ``flip`` as in ``scored_batches``.
+def snippet_scores(how: SnippetScoring, batches: Iterable[tuple[Batch, list[UnitChunk]]]) -> Iterator[SnippetScores]:
+    """Each video of some batches of an UntrimmedLoader with its snippets' scores, averaged over the crops.
+
     Puts the model in eval mode.
     """
-    model.eval()
-    scorer = _Scorer(model, recipe, scores or recipe.train.loss, mirrors, flip)
+    how.model.eval()
+    scorer = _Scorer(how)
     is_bad = False
     for batch, chunks in batches:
         in_a_row = len(batch.crops[0]) // len(batch.rows_B)
@@ -72,11 +85,8 @@ def snippet_scores(
 class _Scorer:
     """Scores one video after the other, of each crop of which it holds the features of the last units."""
 
-    def __init__(
-        self, model: V4D, recipe: Recipe, scores: Activation, mirrors: bool, flip: Mapping[int, int] | None
-    ) -> None:
-        self._model, self._recipe, self._activation = model, recipe, scores
-        self._mirrors, self._flip = mirrors, flip
+    def __init__(self, how: SnippetScoring) -> None:
+        self._how = how
         self._held: dict[int, Tensor] = {}
         self._scores: list[Tensor] = []
 
@@ -90,43 +100,28 @@ class _Scorer:
         for number, crop_NCTHW in enumerate(crops):
             of_crop_MK = self._windows(2 * number, crop_NCTHW)
             of_crops.append(of_crop_MK)
-            if self._mirrors:
-                of_crops.append(turned_back(self._windows(2 * number + 1, crop_NCTHW.flip(-1)), of_crop_MK, self._flip))
+            if self._how.mirrors:
+                mirrored_MK = self._windows(2 * number + 1, crop_NCTHW.flip(-1))
+                of_crops.append(turned_back(mirrored_MK, of_crop_MK, self._how.flip))
         self._scores.append(torch.stack(of_crops).mean(dim=0))
 
     def end(self) -> np.ndarray:
         """The scores of all snippets of the video, (M, K) float32."""
         if not self._scores:
-            return np.zeros((0, self._model.num_classes), np.float32)
+            return np.zeros((0, self._how.model.num_classes), np.float32)
         scores_MK: np.ndarray = torch.cat(self._scores).cpu().numpy()
         return scores_MK
 
     def _windows(self, stream: int, x_NCTHW: Tensor) -> Tensor:
         """The scores of the snippets that end in these units of a crop, (M, K) float32."""
-        units = self._recipe.data.units
-        x_NCTHW = x_NCTHW if self._recipe.train.channels_last else x_NCTHW.contiguous()
-        with torch.no_grad(), autocast(self._recipe.train.precision, x_NCTHW.device):
-            below_NCTHW = self._model.forward_below(x_NCTHW)
+        model, recipe = self._how.model, self._how.recipe
+        units = recipe.data.units
+        x_NCTHW = x_NCTHW if recipe.train.channels_last else x_NCTHW.contiguous()
+        with torch.no_grad(), autocast(recipe.train.precision, x_NCTHW.device):
+            below_NCTHW = model.forward_below(x_NCTHW)
             if stream in self._held:
                 below_NCTHW = torch.cat([self._held[stream], below_NCTHW])
             self._held[stream] = below_NCTHW[max(0, len(below_NCTHW) - units + 1) :]
             if len(below_NCTHW) < units:
-                return below_NCTHW.new_zeros((0, self._model.num_classes), dtype=torch.float32)
-            return window_scores(self._model, below_NCTHW, units, activation=self._activation)
-
-
-def scored_videos(
-    model: V4D,
-    batches: Iterable[tuple[Batch, list[UnitChunk]]],
-    recipe: Recipe,
-    scores: Activation | None = None,
-    mirrors: bool = False,
-    flip: Mapping[int, int] | None = None,
-) -> Iterator[tuple[str, tuple[int, ...], np.ndarray]]:
-    """Key, labels and scores, (K,) float32, of each video: its snippets', integrated over windows of time.
-
-    See ``snippet_scores``; the key of a video that cannot be loaded is empty.
-    """
-    for video in snippet_scores(model, batches, recipe, scores, mirrors, flip):
-        scores_K = integrated(video.scores_MK) if video.key else np.zeros(model.num_classes)
-        yield video.key, video.labels, scores_K.astype(np.float32)
+                return below_NCTHW.new_zeros((0, model.num_classes), dtype=torch.float32)
+            return window_scores(model, below_NCTHW, units, activation=self._how.scores or recipe.train.loss)

@@ -19,7 +19,12 @@ _SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 @click.command()
 @click.argument("run", type=_PATH, required=False)
-@click.option("--out", type=_PATH, required=True, help="Program to write, as NAME.pt2 or NAME.onnx.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Program to write, as NAME.pt2 or NAME.onnx.",
+)
 @click.option(
     "--format", "kind", type=click.Choice(list(_SUFFIXES)), help="Of the program  [default: as --out is named]"
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from v4d.trained import Trained
 
 _PATH = click.Path(path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _CROPS: dict[str, Literal[1, 3, 10]] = {"1": 1, "3": 3, "10": 10}
 _RUN = click.option(
     "--run",
@@ -67,7 +68,7 @@ def predict(
     """Show the top classes of video files, straight from the files: the scores that v4d eval gives them.
 
     VIDEO is a file, or a folder of videos at any depth. A file that cannot be read gets one line, the others go on, and
-    the exit code is 1.
+    the exit code is 1 in the end.
 
     \b
     Example: v4d predict clips/ --run runs/fights-v4d_small
@@ -81,6 +82,7 @@ def predict(
     trained, dataset = _network(run, data, device, beside)
     names = trained.class_names(dataset)
     about = {"v4d": _version(), **_made_by(trained), "u_infer": u_infer, "crops": int(crops)}
+    about["scores"] = trained.recipe.train.loss
     protocol, bad = Protocol(units_infer=u_infer, crops=_CROPS[crops]), 0
 
     def on_bad(path: Path, why: DataError) -> None:
@@ -112,8 +114,8 @@ def predict(
     "--units", type=click.IntRange(1, 64), help="Action units of the video  [default: as many as in training]"
 )
 @_DATA
-@click.option("--out", type=_PATH, help="PNG to write  [default: NAME-cam.png of the video's name, in this folder]")
-@click.option("--video", "clip", type=_PATH, metavar="MP4", help="Write the maps over the frames as a clip too.")
+@click.option("--out", type=_FILE, help="PNG to write  [default: NAME-cam.png of the video's name, in this folder]")
+@click.option("--video", "clip", type=_FILE, metavar="MP4", help="Write the maps over the frames as a clip too.")
 @_GPUS
 def cam(
     video: Path,
@@ -155,13 +157,16 @@ def cam(
 
 
 def _see_that_files_differ(video: Path, out: Path, clip: Path | None) -> None:
-    """Raise UsageError if one would be written over another."""
+    """Raise UsageError if one would be written over another, or is named as what it is not."""
     named = {"VIDEO": video, "--out": out, **({"--video": clip} if clip else {})}
     seen: dict[str, str] = {}
     for name, path in named.items():
         other = seen.setdefault(os.path.realpath(path), name)
         if other != name:
             raise UsageError(f"{name} would write over {other}, {path}: name another file")
+    for name, suffix in (("--out", ".png"), ("--video", ".mp4")):
+        if name in named and named[name].suffix.lower() != suffix:
+            raise UsageError(f"{name} {named[name]}: it is written as {suffix[1:].upper()}, name it NAME{suffix}")
 
 
 def _network(

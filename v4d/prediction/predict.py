@@ -53,9 +53,10 @@ def predictions(
     """The scores of each file, in their order: by a protocol of trimmed videos, as ``evaluate`` has them of a dataset.
 
     Frames are made as those of ``dataset``, or as preprocessing makes them by default. ``on_bad`` is called for a file
-    that preprocessing would reject, with a message that names it; it has no scores.
+    that preprocessing would reject, or that the machine failed to read, with a message that names it; it has no scores.
 
-    Raises UsageError for too few units, and what ``FileLoader`` raises.
+    Raises UsageError for too few units, DataError where the network's scores are no numbers, and what ``FileLoader``
+    raises.
     """
     recipe = trained.recipe
     protocol.check(recipe.data)
@@ -65,7 +66,10 @@ def predictions(
     flip = dict(enumerate(flip_of(trained.class_names(dataset))))
     for batch, scores_BK in scored_batches(trained.for_test(device), loader, recipe, protocol, flip=flip):
         (row,) = batch.rows_B.tolist()
-        yield Prediction(files[row], scores_BK[0].cpu().numpy())
+        scores_K = scores_BK[0].cpu().numpy()
+        if not np.isfinite(scores_K).all():
+            raise DataError(f"{trained.path} gives scores that are no numbers, first to '{files[row]}'")
+        yield Prediction(files[row], scores_K)
 
 
 def video_files(paths: Sequence[Path]) -> list[Path]:

@@ -24,7 +24,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--gpus", type=click.IntRange(0, 1), help="1 for the GPU, 0 for the CPU  [default: the GPU if there is one]"
 )
-@click.option("--out", type=_PATH, help="The page  [default: RUN/report.html]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page  [default: RUN/report.html]")
 def report(
     run: Path | None, data: Path | None, evaluation: str | None, mistakes: int, gpus: int | None, out: Path | None
 ) -> None:

@@ -35,8 +35,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class in one evaluation; ``accuracy`` is None where no video is of it, or a video may be of several.
+    """A class in one evaluation.
 
+    ``accuracy``, with its interval, is None where no video is of the class, or a video may be of several.
     ``average_precision`` is None where no video is of it, or it was not measured. ``taken_for`` is the other class that
     most of its videos were taken for, and how many were, if any was.
     """
@@ -44,7 +45,7 @@ class ClassRow:
     number: int
     name: str
     videos: int
-    accuracy: float | None
+    accuracy: Figure | None
     average_precision: float | None
     taken_for: tuple[str, int] | None
 
@@ -95,15 +96,13 @@ class Evaluation:
         measures, names = self.measures, self.dump.class_names
         rows = []
         for number, name in enumerate(names):
-            videos = int(measures.videos_K[number])
-            accuracy, precision = (
-                float(of_K[number]) if of_K is not None and videos else None
-                for of_K in (measures.accuracy_K, measures.average_precision_K)
-            )
+            videos, precision_K = int(measures.videos_K[number]), measures.average_precision_K
+            precision = float(precision_K[number]) if precision_K is not None and videos else None
+            accuracy = measures.accuracy_of(number)
             rows.append(ClassRow(number, name, videos, accuracy, precision, self._taken_for(number)))
 
         def place(row: ClassRow) -> tuple[bool, float, int, int]:
-            worth = row.average_precision if row.accuracy is None else row.accuracy
+            worth = row.average_precision if row.accuracy is None else row.accuracy.value
             return worth is None, worth or 0.0, -row.videos, row.number
 
         return sorted(rows, key=place)

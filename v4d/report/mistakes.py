@@ -9,8 +9,10 @@ import io
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +75,32 @@ def mistake_pictures(
 
 
 def _network_of(run: Path, evaluation: Evaluation) -> Trained:
-    """The network that was evaluated: its checkpoint in the run as it lies now, which may have moved since."""
+    """The network that was evaluated: its checkpoint in the run as it lies now, which may have moved since.
+
+    Raises DataError where it is gone, or another one has taken its place.
+    """
     about = evaluation.dump.about
     if "checkpoint" not in about:
         raise DataError("the evaluation names none")
-    here = checkpoints_in(run).get(about["step"])
-    trained = load_trained(here or Path(about["checkpoint"]))
+    here, there = checkpoints_in(run).get(about["step"]), Path(about["checkpoint"])
+    if here is None or here.resolve() == there:
+        return _see_that_it_is(load_trained(there), about)
+    try:
+        return _see_that_it_is(load_trained(here), about)
+    except DataError as error:
+        # The run is a copy, which was trained anew.
+        with suppress(DataError):
+            return _see_that_it_is(load_trained(there), about)
+        raise error
+
+
+def _see_that_it_is(trained: Trained, about: dict[str, Any]) -> Trained:
+    """The network, if it is the one that was evaluated. Raises DataError."""
     if trained.about["step"] != about["step"]:
         raise DataError(f"{trained.path} is of step {trained.about['step']}, step {about['step']} was evaluated")
+    # Dumps of an older v4d do not name the network.
+    if about.get("network", trained.digest) != trained.digest:
+        raise DataError(f"{trained.path} is another network than was evaluated: the run was trained anew since")
     return trained
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from preprocess.errors import UsageError
+
+if TYPE_CHECKING:
+    from v4d.config import Loss
 
 _PATH = click.Path(path_type=Path)
 # Those of v4d.weights.foreign_names, which would import torch, for --help too.
@@ -21,7 +25,11 @@ def _weights_file(_context: click.Context, _parameter: click.Parameter, path: Pa
 
 
 _OUT = click.option(
-    "--out", type=_PATH, required=True, callback=_weights_file, help="Weights file to write, as NAME.safetensors."
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    callback=_weights_file,
+    help="Weights file to write, as NAME.safetensors.",
 )
 
 
@@ -34,6 +42,12 @@ _OUT = click.option(
 @click.option("--frames", type=click.IntRange(1), default=8, help="Frames of a unit that it was trained on.")
 @click.option("--stride", type=click.IntRange(1), default=8, help="Frames from one to the next of a unit.")
 @click.option("--crop", type=click.IntRange(16), default=256, help="Side of the crops in test.")
+@click.option(
+    "--loss",
+    type=click.Choice(["softmax", "sigmoid"]),
+    default="softmax",
+    help="softmax: it tells of a video which class it is; sigmoid: of each class by itself, as in Charades.",
+)
 @click.option("--strict", is_flag=True, help="Fail on missing or unexpected keys, 4D blocks and classifier aside.")
 def import_weights(
     file: Path,
@@ -44,6 +58,7 @@ def import_weights(
     frames: int,
     stride: int,
     crop: int,
+    loss: Loss,
     strict: bool,
 ) -> None:
     """Make a weights file of a network that another project trained.
@@ -66,7 +81,7 @@ def import_weights(
     check(found, file, strict)
     units = units or (4 if naming == "v4d-released" else 1)
     data = DataConfig(units=units, frames=frames, stride=stride, test_crop=crop)
-    save_weights(out, model, names, data, source=f"{naming}: {file.name}")
+    save_weights(out, model, names, data, source=f"{naming}: {file.name}", loss=loss)
     click.echo(
         f"{out}: ResNet-{model.config.depth}, {model.num_classes} classes, for U={units} units of T={frames} frames"
     )
@@ -89,6 +104,7 @@ def export_weights(run: Path | None, out: Path) -> None:
 
     run = run or choose_run()
     trained = load_run(run)
-    step = trained.about["step"]
-    save_weights(out, trained.model, trained.classes, trained.recipe.data, f"recipe {trained.recipe.name}, step {step}")
+    step, recipe = trained.about["step"], trained.recipe
+    source = f"recipe {recipe.name}, step {step}"
+    save_weights(out, trained.model, trained.classes, recipe.data, source, loss=recipe.train.loss)
     click.echo(f"{out}: {len(trained.classes)} classes, after step {step} of {run}")

@@ -60,9 +60,9 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = (), starts_from: 
     elif names_checkpoint(path):
         checkpoint = find_checkpoint(path)
         source = str(checkpoint)
-        info, tensors = _of_run(checkpoint)
-        origin = info.source
-        tensors, note = _of_ours(info, tensors, checkpoint, model, classes)
+        content = load_checkpoint(checkpoint)
+        origin = content.weights_info.source
+        tensors, note = _of_ours(content.weights_info, content.model, checkpoint, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
         info, tensors = read_weights(path)
@@ -130,20 +130,6 @@ def _as_ours(state: Mapping[str, Tensor], inflate: Inflation, model: V4D, path: 
     found.mismatched = [m for m in found.mismatched if not m.name.startswith("classifier.")]
     check(found, path, strict=True)
     return found.tensors
-
-
-def _of_run(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
-    """What a weights file of a checkpoint would hold."""
-    checkpoint = load_checkpoint(path)
-    recipe, classes = checkpoint.recipe, checkpoint.classes
-    info = WeightsInfo(
-        model=recipe.model,
-        num_classes=len(classes),
-        classes=classes,
-        data=recipe.data,
-        source=f"recipe {recipe.name}, step {checkpoint.step}",
-    )
-    return info, checkpoint.model
 
 
 def _of_ours(

@@ -20,7 +20,7 @@ from torch import Tensor
 from preprocess.durable_files import replace_atomically
 from preprocess.errors import DataError
 from preprocess.index import VERSION
-from v4d.config import DataConfig, ModelConfig
+from v4d.config import DataConfig, Loss, ModelConfig
 from v4d.models.network import V4D
 
 # What tells a weights file from a checkpoint, and from other programs' files, where a command takes either.
@@ -32,8 +32,9 @@ class WeightsInfo(BaseModel):
     """What a weights file says about its network.
 
     ``classes`` are names in the order of the scores, or empty where nobody knows them. ``data`` is what the network is
-    to be fed: units, frames, stride, crops. ``source`` is where the weights come from, ``version`` the v4d that wrote
-    them.
+    to be fed: units, frames, stride, crops. ``loss`` is what its scores are of: "softmax" where a video is of one
+    class, "sigmoid" where it may be of several; a file that does not note it, of an older v4d, is taken for the former.
+    ``source`` is where the weights come from, ``version`` the v4d that wrote them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class WeightsInfo(BaseModel):
     num_classes: int = Field(ge=1)
     classes: tuple[str, ...] = ()
     data: DataConfig
+    loss: Loss = "softmax"
     source: str = ""
 
     @model_validator(mode="after")
@@ -53,16 +55,25 @@ class WeightsInfo(BaseModel):
         return self
 
 
-def save_weights(path: Path | str, model: V4D, classes: Sequence[str], data: DataConfig, source: str = "") -> None:
+def save_weights(
+    path: Path | str,
+    model: V4D,
+    classes: Sequence[str],
+    data: DataConfig,
+    source: str = "",
+    *,
+    loss: Loss = "softmax",
+) -> None:
     """Write ``model`` to a weights file; ``path`` holds the old file or the new one, never a part.
 
-    ``classes`` may be empty. Raises DataError if they are not as many as the network's, and OSError.
+    ``classes`` may be empty; for ``data``, ``source`` and ``loss`` see WeightsInfo. Raises DataError if the classes are
+    not as many as the network's, and OSError.
     """
     path = Path(path)
     if classes and len(classes) != model.num_classes:
         raise DataError(f"{path}: {len(classes)} names of classes for a network of {model.num_classes}")
     info = WeightsInfo(
-        model=model.config, num_classes=model.num_classes, classes=tuple(classes), data=data, source=source
+        model=model.config, num_classes=model.num_classes, classes=tuple(classes), data=data, loss=loss, source=source
     )
     write_weights(path, model.state_dict(), info)
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from cli import main
 from pipelines import UntrimmedLoader
 from preprocess.datasets.activitynet import list_activitynet
+from preprocess.errors import UsageError
 from preprocess.ffmpeg import EncodeOptions
 from preprocess.index import read_dataset, shard_name
 from preprocess.local import write_shards_locally
@@ -19,7 +20,7 @@ from preprocess.run import preprocess
 from tests.v4d.untrained import untrained_run
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import read_scores
-from v4d.evaluation.untrimmed import snippet_scores
+from v4d.evaluation.untrimmed import SnippetScoring, snippet_scores
 from v4d.evaluation.window_integration import integrated
 from v4d.recipes.files import load_recipe
 from v4d.trained import load_trained
@@ -153,7 +154,8 @@ def test_scores_are_those_of_snippets_integrated(untrimmed, run):
     take = Protocol("untrimmed").sampling(trained.recipe.data)
     dataset = read_dataset(untrimmed / "shards")
     loader = UntrimmedLoader(dataset, "val", take, units_per_second=2.0, least_units=4, batch=1, device=CPU)
-    for number, video in enumerate(snippet_scores(trained.model, loader, trained.recipe, "logits")):
+    how = SnippetScoring(trained.model, trained.recipe, "logits")
+    for number, video in enumerate(snippet_scores(how, loader)):
         assert dump.keys[number] == video.key
         assert len(video.scores_MK) == max(4, 2 * VIDEOS[video.key][0]) - 3
         np.testing.assert_allclose(dump.scores_NK[number], integrated(video.scores_MK), rtol=1e-4, atol=1e-4)
@@ -179,7 +181,7 @@ def test_of_each_video_so_many_classes(run, tmp_path):
         best = [sorted(CLASSES)[k] for k in np.argsort(-scores)[:2]]
         assert [entry["label"] for entry in document["results"][key]] == best
     said = command("eval", run, *options, "--submission-top", 2, code=2)
-    assert said.splitlines()[-1] == "Error: --submission-top is for --submission FILE"
+    assert said.splitlines()[-1] == "v4d: --submission-top is for --submission FILE"
 
 
 def test_trimmed_protocols_have_the_figures_too(untrimmed, tmp_path):
@@ -221,10 +223,10 @@ def test_a_damaged_video_is_left_out_of_all(untrimmed, run, tmp_path):
     assert set(json.loads(file.read_text())["results"]) == set(VIDEOS) - {row.key}
 
 
-def test_the_order_of_time_is_kept(run):
-    for option in (["--reverse", "units"], ["--shuffle", "units"]):
-        said = command("eval", run, "--protocol", "untrimmed", "--gpus", 0, *option, code=2)
-        assert said.splitlines()[-1].startswith("v4d: --protocol untrimmed keeps the order of time")
+def test_the_order_of_time_is_kept(recipe):
+    for protocol in (Protocol("untrimmed", reverse="units"), Protocol("untrimmed", shuffle="units")):
+        with pytest.raises(UsageError, match="--protocol untrimmed keeps the order of time"):
+            protocol.check(recipe.data)
 
 
 @pytest.mark.parametrize("rate", ["nan", "0", "-1", "1000"])

@@ -109,6 +109,8 @@ def test_a_run_and_its_weights_file_have_the_same_scores(dataset, run, tmp_path)
 
 def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
     other = shutil.copytree(dataset.root, tmp_path / "elsewhere")
+    content = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**content, "kind": "another"}))
     options = ["--u-infer", "5", "--gpus", "0"]
     command("eval", run, *options, "--data", dataset.root)
     before = (run / "eval-val-u5" / "scores.arrow").read_bytes()
@@ -116,6 +118,24 @@ def test_another_datasets_scores_take_the_place_of_none(dataset, run, tmp_path):
     assert (run / "eval-elsewhere-val-u5" / "scores.arrow").exists()
     assert (run / "eval-val-u5" / "scores.arrow").read_bytes() == before
     assert sorted(path.name for path in run.glob("eval*")) == ["eval-elsewhere-val-u5", "eval-val-u5"]
+
+
+def test_a_dataset_that_was_moved_is_the_same(dataset, run, tmp_path):
+    moved = shutil.copytree(dataset.root, tmp_path / "moved")
+    options = ["--u-infer", "5", "--gpus", "0"]
+    command("eval", run, *options)
+    assert "has this evaluation already" in command("eval", run, *options, "--data", moved)
+    checkpoint = load_checkpoint(run)
+    save_checkpoint(run, replace(checkpoint, step=4, dataset=str(tmp_path / "gone")))
+    command("eval", run, *options, "--data", moved)
+    assert scores_of(run / "eval-val-u5").about["step"] == 4
+    assert [path.name for path in run.glob("eval*")] == ["eval-val-u5"]
+    # What lies at its place now is what is evaluated without --data.
+    content = json.loads((moved / "dataset.json").read_text())
+    (moved / "dataset.json").write_text(json.dumps({**content, "kind": "another"}))
+    save_checkpoint(run, replace(checkpoint, step=5, dataset=str(moved)))
+    command("eval", run, *options, "--data", moved)
+    assert [path.name for path in run.glob("eval*")] == ["eval-val-u5"]
 
 
 def test_scores_of_a_checkpoint_outlive_it(run, monkeypatch):
@@ -198,6 +218,13 @@ def test_a_damaged_checkpoint_is_named(run, damage):
     state.write_bytes(content[: len(content) // 2] if damage == "half" else damage)
     with pytest.raises(DataError, match=r"state\.pt is damaged or no checkpoint"):
         evaluated(run)
+
+
+def test_no_file_is_advised_to_be_unpickled(tmp_path):
+    """As torch does of one that it does not know."""
+    (tmp_path / "clip.mp4").write_bytes(b"\x00\x00\x00 ftypisom")
+    said = command("eval", tmp_path / "clip.mp4", "--gpus", "0", code=1)
+    assert said.splitlines()[-1] == f"v4d: {tmp_path / 'clip.mp4'} is damaged or no checkpoint of v4d"
 
 
 def test_code_in_a_checkpoint_is_never_run(run, tmp_path):
@@ -295,8 +322,23 @@ def test_orders_have_folders_of_their_own(run):
 def test_a_recipe_of_several_labels_is_measured_so(dataset, recipe, tmp_path):
     several = recipe.model_copy(update={"train": recipe.train.model_copy(update={"loss": "sigmoid"})})
     untrained_run(tmp_path / "run", several, dataset)
-    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1")
+    said = command("eval", tmp_path / "run", "--u-infer", "4", "--gpus", "0", "--crops", "1", "--classes")
+    precisions = measures_of(scores_of(tmp_path / "run" / "eval-val-u4-crops1")).average_precision_K
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.count("│") == 4]
+    assert rows[-6:] == [
+        [dataset.classes[k], "2", f"{precisions[k]:.1%}"] for k in np.argsort(precisions, kind="stable")
+    ]
     assert "top-1" in said and "top-5" in said and "mean class accuracy" not in said
     document = json.loads((tmp_path / "run" / "eval-val-u4-crops1" / "accuracy.json").read_text())
     assert document["scores"] == document["loss"] == "sigmoid"
     assert "confusion" not in document
+    # And so is its weights file, or that of one of its checkpoints.
+    exported, scores = tmp_path / "acts.safetensors", scores_of(tmp_path / "run" / "eval-val-u4-crops1")
+    command("export-weights", tmp_path / "run", "--out", exported)
+    for path in (exported, find_checkpoint(tmp_path / "run") / WEIGHTS):
+        options = ["--data", dataset.root, "--u-infer", "4", "--gpus", "0", "--crops", "1", "--out", tmp_path / "out"]
+        command("eval", path, *options)
+        found = scores_of(tmp_path / "out")
+        assert found.about["weights"] == str(path)
+        assert found.is_multi_label and found.about["scores"] == "sigmoid"
+        np.testing.assert_array_equal(found.scores_NK, scores.scores_NK)

@@ -225,3 +225,23 @@ def test_a_dump_of_an_older_version_is_named(tmp_path):
         writer.write_table(table)
     with pytest.raises(DataError, match="of an older version of v4d: evaluate again"):
         read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(("hits", "videos"), [(0, 1), (1, 1), (0, 5), (7, 9), (50, 100), (999, 1000)])
+def test_intervals_of_classes_are_wilsons(hits, videos):
+    """Both ends are shares that lie as far from what was seen as 1.96 of their own standard deviations."""
+    right = np.arange(videos) < hits
+    scores = np.where(right[:, None], [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    measures = single_label_measures(scores, np.zeros(videos, int))
+    found = measures.accuracy_of(0)
+    assert found.value == hits / videos
+    for end in (found.low, found.high):
+        if 0 < end < 1:
+            deviation = np.sqrt(end * (1 - end) / videos)
+            assert abs(found.value - end) == pytest.approx(1.959964 * deviation, rel=1e-5)
+    assert found.low < found.high and found.low <= found.value <= found.high
+    assert (found.low == 0, found.high == 1) == (hits == 0, hits == videos)
+    assert measures.accuracy_of(1) is None
+    document = measures.as_document("abc")["per_class"]
+    assert document[0] == {"class": "a", "videos": videos, "accuracy": found.value, "interval": [found.low, found.high]}
+    assert (document[1]["accuracy"], document[1]["interval"]) == (None, None)

@@ -15,7 +15,7 @@ from preprocess.index import read_dataset, shard_name
 from preprocess.local import write_shards_locally
 from preprocess.run import preprocess
 from v4d.evaluation.protocols import Protocol
-from v4d.evaluation.untrimmed import snippet_scores
+from v4d.evaluation.untrimmed import SnippetScoring, snippet_scores
 from v4d.inference import window_scores
 from v4d.models.network import V4D
 from v4d.recipes.files import load_recipe
@@ -70,7 +70,7 @@ KINDS = {
 def test_snippets_are_units_in_a_row(long, kind, scores):
     recipe = load_recipe("demo", (*TINY, *KINDS[kind]))
     model, units = network(recipe), recipe.data.units
-    found = list(snippet_scores(model, loader_of(long, recipe).at([0, 1]), recipe, scores))
+    found = list(snippet_scores(SnippetScoring(model, recipe, scores), loader_of(long, recipe).at([0, 1])))
     assert [video.labels for video in found] == [(0,), (1,)]
     assert [video.key for video in found] == [long.split("train")[i].key for i in (0, 1)]
     of_logits = {"softmax": lambda y: y.softmax(1), "sigmoid": torch.sigmoid, "logits": lambda y: y}[scores]
@@ -98,8 +98,8 @@ def test_segments_are_no_samples_here():
 
 def test_batches_change_nothing(long):
     recipe = load_recipe("demo", TINY)
-    model = network(recipe)
-    of = [list(snippet_scores(model, loader_of(long, recipe, batch=batch).at([0, 1]), recipe)) for batch in (1, 5)]
+    how = SnippetScoring(network(recipe), recipe)
+    of = [list(snippet_scores(how, loader_of(long, recipe, batch=batch).at([0, 1]))) for batch in (1, 5)]
     assert [len(video.scores_MK) for video in of[0]] == [1, 10]
     for one, other in zip(*of, strict=True):
         assert one[:2] == other[:2]
@@ -121,7 +121,7 @@ def _score(root, sender):
     recipe = load_recipe("demo", TINY)
     options = {"units_per_second": 1.0, "least_units": 4, "batch": 2, "device": CPU}
     loader = Watched(read_dataset(root), "train", UNTRIMMED.sampling(recipe.data), **options)
-    list(snippet_scores(network(recipe), loader.at([1, 1, 2]), recipe))
+    list(snippet_scores(SnippetScoring(network(recipe), recipe), loader.at([1, 1, 2])))
     sender.send(loader.seen)
 
 
@@ -160,24 +160,24 @@ def test_what_cannot_be_loaded_is_left_out(long, tmp_path):
         # Of two chunks the first.
         file.write(bytes(row.size // 4))
     recipe = load_recipe("demo", TINY)
-    model = network(recipe)
+    how = SnippetScoring(network(recipe), recipe)
     loader = loader_of(damaged, recipe, max_bad=0.5)
-    found, bad = snippet_scores(model, loader.at([0, 1]), recipe)
-    sound, _ = snippet_scores(model, loader_of(long, recipe).at([0, 1]), recipe)
+    found, bad = snippet_scores(how, loader.at([0, 1]))
+    sound, _ = snippet_scores(how, loader_of(long, recipe).at([0, 1]))
     assert loader.bad.in_epoch == 1
     assert found[:2] == sound[:2] == ("a/1", (0,))
     np.testing.assert_array_equal(found.scores_MK, sound.scores_MK)
     assert bad[:2] == ("", ())
     assert bad.scores_MK.shape == (0, 3)
+    np.testing.assert_array_equal(bad.integrated(), np.zeros(3, np.float32))
 
 
 def test_mirrored_crops_count_too(long):
     """Classes 0 and 1 are each other's mirrored ones, 2 is none's."""
     recipe = load_recipe("demo", TINY)
     model = network(recipe)
-    (found,) = snippet_scores(
-        model, loader_of(long, recipe, crops=5).at([0]), recipe, "logits", mirrors=True, flip={0: 1, 1: 0, 2: -1}
-    )
+    how = SnippetScoring(model, recipe, "logits", mirrors=True, flip={0: 1, 1: 0, 2: -1})
+    (found,) = snippet_scores(how, loader_of(long, recipe, crops=5).at([0]))
     batch = next(iter(EvalLoader(long, "train", recipe.data.test_sampling(4), global_batch=1, device=CPU, crops=5)))
     assert len(batch.crops) == 5
     total = torch.zeros(3)

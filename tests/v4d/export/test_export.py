@@ -210,7 +210,12 @@ def v4d(*arguments, code=0):
 
 def test_the_command(dataset, tmp_path):
     weights, out = tmp_path / "small.safetensors", tmp_path / "small.pt2"
-    save_weights(weights, network(), CLASSES, DataConfig(units=UNITS, frames=FRAMES, test_crop=CROP))
+    data = DataConfig(units=UNITS, frames=FRAMES, test_crop=CROP)
+    save_weights(weights, network(), CLASSES, data, loss="sigmoid")
+    files = {DESCRIPTION: ""}
+    v4d("export", weights, "--out", out)
+    torch.export.load(out, extra_files=files)
+    assert json.loads(files[DESCRIPTION])["output"]["scores"] == "sigmoid"
     said = v4d("export", weights, "--out", out, "--scores", "logits", "--data", dataset.root)
     assert f"{out}: torch program of {weights}, 3 units of 2 frames of 32 pixels" in said
     files = {DESCRIPTION: ""}

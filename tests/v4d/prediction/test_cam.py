@@ -44,6 +44,19 @@ def test_maps_are_of_what_evaluation_sees_in_the_centre(units, run, videos, data
     assert row.map_UTHW.mean() == pytest.approx(float(logits_K[top] - trained.model.classifier.bias[top]), abs=1e-4)
 
 
+def test_a_weights_file_of_several_labels_has_their_scores(recipe, videos, dataset, tmp_path):
+    path, network = tmp_path / "acts.safetensors", untrained(recipe, 6, seed=5)
+    scores = {}
+    for loss in ("softmax", "sigmoid"):
+        save_weights(path, network, (), recipe.data, loss=loss)
+        scores[loss] = maps_of(path, videos, dataset).rows[0].score
+    x_NCTHW = torch.from_numpy(maps_of(path, videos, dataset).frames_UTHWC).permute(0, 4, 1, 2, 3)
+    logits_K = network.eval()(x_NCTHW, 4)[0].detach()
+    assert scores["sigmoid"] == pytest.approx(float(logits_K.max().sigmoid()), abs=1e-5)
+    assert scores["softmax"] == pytest.approx(float(logits_K.softmax(dim=0).max()), abs=1e-5)
+    assert abs(scores["sigmoid"] - scores["softmax"]) > 0.01
+
+
 def test_both_networks_show_the_same_class(run, videos, dataset, recipe, tmp_path):
     other = untrained_run(tmp_path / "other", recipe, dataset, seed=5)
     asked = dataset.classes[3]
@@ -108,6 +121,9 @@ def test_nothing_is_written_over_the_video_or_the_sheet(run, videos, tmp_path, m
         (["--out", "./clip.mp4"], "--out would write over VIDEO, clip.mp4"),
         (["--video", tmp_path / "clip.mp4"], "--video would write over VIDEO"),
         (["--out", "a.png", "--video", "a.png"], "--video would write over --out, a.png"),
+        (["--out", "a.jpg"], "--out a.jpg: it is written as PNG, name it NAME.png"),
+        (["--video", "a.avi"], "--video a.avi: it is written as MP4, name it NAME.mp4"),
+        (["--out", "runs"], "File 'runs' is a directory"),
     ]:
         _, beside = v4d("cam", video, *arguments, "--gpus", "0", code=2)
         assert wanted in beside

@@ -1,5 +1,6 @@
 """Scores straight from files: those that evaluation gives after preprocessing; and what the command says."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -7,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cli import main
+from preprocess import single_files
 from preprocess.directions import flip_of
+from preprocess.encode import encode
 from preprocess.errors import UsageError
 from preprocess.index import VERSION
-from v4d.checkpoint import load_checkpoint, save_checkpoint
+from v4d.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from v4d.config import Recipe
 from v4d.evaluation.scores_file import read_scores
 from v4d.prediction.predict import Prediction, video_files
@@ -36,7 +40,7 @@ def documents(said):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_scores_are_those_of_evaluation(loss, run, videos):
+def test_scores_are_those_of_evaluation(loss, run, videos, tmp_path):
     checkpoint = load_checkpoint(run)
     recipe = Recipe.model_validate(checkpoint.recipe.model_dump() | {"train": {"loss": loss}})
     save_checkpoint(run, replace(checkpoint, step=4, recipe=recipe))
@@ -56,6 +60,10 @@ def test_scores_are_those_of_evaluation(loss, run, videos):
         assert document["v4d"] == VERSION and document["step"] == 4 and document["u_infer"] == 5
     # They are not all alike.
     assert np.ptp(wanted, axis=0).max() > 0.01
+    weights, dataset = tmp_path / "acts.safetensors", load_trained(run).dataset
+    v4d("export-weights", run, "--out", weights)
+    said, _ = v4d("predict", *videos, "--run", weights, "--data", dataset, *ON, "--json", "--top", "6")
+    assert [document["classes"] for document in documents(said)] == [document["classes"] for document in found]
 
 
 @pytest.mark.parametrize("crops", [1, 10])
@@ -109,6 +117,32 @@ def test_damaged_files_get_a_line_each_and_the_others_go_on(run, videos, tmp_pat
         *[(True, "mixed/a.mkv"), (False, "mixed/b.mp4"), (True, "mixed/c.mp4"), (False, "mixed/deep/er/d.MOV")],
         (True, "gone.mp4"),
     ]
+
+
+def test_a_fault_of_the_machine_costs_one_file(run, videos, tmp_path, monkeypatch):
+    """As a disk that is full while ffmpeg works, or one that cannot read a sector."""
+
+    def encode_or_fail(source, *arguments, **options):
+        if source == videos[1]:
+            raise OSError(errno.EIO, "Input/output error")
+        return encode(source, *arguments, **options)
+
+    monkeypatch.setattr(single_files, "encode", encode_or_fail)
+    said, beside = v4d("predict", *videos[:3], "--run", run, *ON, "--top", "1", code=1)
+    assert said.splitlines()[::2] == [str(videos[0]), str(videos[2])]
+    assert beside.splitlines() == [f"v4d: {videos[1]}: Input/output error", "v4d: 1 of 3 files could not be read"]
+
+
+def test_a_network_that_diverged_says_so(run, videos):
+    checkpoint = load_checkpoint(run)
+    checkpoint.model["classifier.bias"][2] = torch.nan
+    save_checkpoint(run, replace(checkpoint, step=4))
+    for options in ([], ["--json"]):
+        said, beside = v4d("predict", *videos[:2], "--run", run, *ON, *options, code=1)
+        assert said == ""
+        assert beside.splitlines() == [
+            f"v4d: {find_checkpoint(run)} gives scores that are no numbers, first to '{videos[0]}'"
+        ]
 
 
 def test_a_weights_file_says_what_it_does_not_know(run, dataset, videos, tmp_path):

@@ -45,7 +45,9 @@ def test_a_network_is_imported(theirs, tmp_path):
     assert info.classes == tuple(NAMES) == load_pretrained(out).classes
     assert (info.data.units, info.data.frames, info.data.stride, info.data.test_crop) == (1, 4, 8, 256)
     assert info.model.mean == (114.75, 114.75, 114.75)
-    assert info.source == "pytorchvideo: slow.pyth"
+    assert (info.source, info.loss) == ("pytorchvideo: slow.pyth", "softmax")
+    v4d("import-weights", theirs, *options, "--loss", "sigmoid")
+    assert read_weights_info(out).loss == "sigmoid"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from preprocess.errors import DataError
 from preprocess.index import VERSION
 from v4d.config import DataConfig, ModelConfig
 from v4d.models.network import V4D
+from v4d.trained import load_trained
 from v4d.weights.torch_files import read_state_dict
 from v4d.weights.weights_file import load_pretrained, read_weights_info, save_weights
 
@@ -65,7 +66,7 @@ def test_the_file_is_what_the_documentation_says(model, tmp_path):
     with safe_open(path, framework="pt") as file:
         said = json.loads(file.metadata()["v4d"])
         assert set(file.keys()) == set(model.state_dict())
-    assert set(said) == {"format", "version", "model", "num_classes", "classes", "data", "source"}
+    assert set(said) == {"format", "version", "model", "num_classes", "classes", "data", "loss", "source"}
     assert said["classes"] == list(CLASSES)
     assert said["model"]["blocks_4d"] == ["res3.0", "res5.1"]
     assert (said["data"]["units"], said["data"]["frames"], said["data"]["stride"]) == (3, 2, 5)
@@ -101,6 +102,15 @@ def test_a_fresh_block_without_norm_is_the_identity():
     tsn.load_state_dict({k: v for k, v in v4d.state_dict().items() if "_4d" not in k})
     x = torch.randint(0, 256, (8, 3, 2, 32, 32), dtype=torch.uint8)
     assert torch.equal(v4d(x, 4), tsn(x, 4))
+
+
+def test_a_file_that_does_not_name_its_loss_is_of_one_class_a_video(model, tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, model, CLASSES, DATA, loss="sigmoid")
+    assert load_trained(path).recipe.train.loss == read_weights_info(path).loss == "sigmoid"
+    with_header(path, lambda said: said.pop("loss"))
+    assert load_trained(path).recipe.train.loss == "softmax"
+    assert load_pretrained(path).classes == CLASSES
 
 
 def test_names_that_are_too_few_are_refused_before_anything_is_written(model, tmp_path):
