@@ -93,6 +93,16 @@ def test_the_small_scale_keeps_what_a_row_is():
         assert SCALES["full"].settings(then) == ()
 
 
+def test_4d_blocks_that_were_held_at_0_are_trained_longer_at_the_small_scale():
+    def epochs(name):
+        recipe = load_recipe(name)
+        return load_recipe(name, SCALES["small"].settings(recipe)).optim.epochs
+
+    others = {epochs(name) for name in ("k400_v4d_r50_held", "something_v1_v4d_r50", "mini_tsn_r18")}
+    assert len(others) == 1
+    assert epochs("k400_v4d_r50") > others.pop()
+
+
 def plan(name, datasets, out, rows=(), **options):
     table = paper_table(name)
     return Plan(table, table.only(rows), SCALES["full"], datasets, out, **{"seeds": 1, **options})
