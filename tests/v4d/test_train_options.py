@@ -88,7 +88,8 @@ def test_a_killed_run_goes_on_with_its_average(dataset, tmp_path):
     assert torch.equal(used["classifier.weight"], ends[0].model["classifier.weight"])
 
 
-def test_a_run_starts_from_another_ones_folder(dataset, tmp_path):
+@pytest.mark.parametrize("begins_with", ["demo", "another"])
+def test_a_run_starts_from_another_ones_folder(dataset, tmp_path, capsys, begins_with):
     tsn = recipe("model.blocks_4d=[]")
     train(tsn, dataset.root, tmp_path / "first", gpus=0)
     weights = load_checkpoint(tmp_path / "first").model
@@ -98,12 +99,18 @@ def test_a_run_starts_from_another_ones_folder(dataset, tmp_path):
         assert said.startswith(f"weights from {find_checkpoint(tmp_path / 'first')}; fresh: res3_1_4d, res4_1_4d")
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
     held = recipe(
-        f"train.init={tmp_path / 'first'}", "train.starts_from=first", "model.norm_init_4d=0", "optim.frozen=['*_4d.*']"
+        f"train.init={tmp_path / 'first'}",
+        f"train.starts_from={begins_with}",
+        "model.norm_init_4d=0",
+        "optim.frozen=['*_4d.*']",
     )
     train(held, dataset.root, tmp_path / "second", gpus=0)
     second = load_checkpoint(tmp_path / "second").model
     assert not second["layers.res3_1_4d.norm.weight"].any() and not second["layers.res3_1_4d.norm.bias"].any()
     assert not torch.equal(second["classifier.weight"], weights["classifier.weight"])
+    said = capsys.readouterr().out
+    missing = f"is of recipe demo, and train.starts_from = {begins_with}: is a stage missing?"
+    assert (missing in " ".join(said.split())) == (begins_with != "demo")
     with pytest.raises(DataError, match="there is no checkpoint"):
         initialise(model, str(tmp_path), dataset.classes)
 
