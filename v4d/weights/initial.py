@@ -21,7 +21,7 @@ from torch import Tensor
 
 from preprocess.durable_files import sha256_of
 from preprocess.errors import DataError, UsageError
-from v4d.checkpoint import find_checkpoint, load_checkpoint, names_checkpoint
+from v4d.checkpoint import Checkpoint, find_and_load, names_checkpoint
 from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
@@ -58,11 +58,11 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = (), starts_from: 
         source = path.name
         tensors = _as_ours(read_state_dict(path), inflate, model, path)
     elif names_checkpoint(path):
-        checkpoint = find_checkpoint(path)
-        source = str(checkpoint)
-        info, tensors = _of_run(checkpoint)
+        found, checkpoint = find_and_load(path)
+        source = str(found)
+        info, tensors = _of_run(checkpoint), checkpoint.model
         origin = info.source
-        tensors, note = _of_ours(info, tensors, checkpoint, model, classes)
+        tensors, note = _of_ours(info, tensors, found, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
         info, tensors = read_weights(path)
@@ -132,18 +132,16 @@ def _as_ours(state: Mapping[str, Tensor], inflate: Inflation, model: V4D, path: 
     return found.tensors
 
 
-def _of_run(path: Path) -> tuple[WeightsInfo, dict[str, Tensor]]:
-    """What a weights file of a checkpoint would hold."""
-    checkpoint = load_checkpoint(path)
+def _of_run(checkpoint: Checkpoint) -> WeightsInfo:
+    """What a weights file of a checkpoint would say."""
     recipe, classes = checkpoint.recipe, checkpoint.classes
-    info = WeightsInfo(
+    return WeightsInfo(
         model=recipe.model,
         num_classes=len(classes),
         classes=classes,
         data=recipe.data,
         source=f"recipe {recipe.name}, step {checkpoint.step}",
     )
-    return info, checkpoint.model
 
 
 def _of_ours(
