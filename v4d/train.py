@@ -24,7 +24,7 @@ from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
 from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
-from v4d.step import Learner, build, distributed_norms
+from v4d.step import Learner, build, compiled, distributed_norms
 from v4d.step_reports import StepReports, TrainingError, check_weights, disk_may_be_full
 from v4d.stopping import agreed_stop
 from v4d.trackers import start_trackers
@@ -108,7 +108,7 @@ def _train(
         parallel = DistributedDataParallel(
             model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
-    compute = torch.compile(parallel) if config.compile else parallel
+    compute = compiled(parallel, recipe, place.ranks) if config.compile else parallel
     learner = Learner(recipe, model, optimizer, compute, place.ranks)
     if resumed:
         learner.load_state_dict(resumed.extras)

@@ -128,3 +128,16 @@ def test_a_run_with_all_labels(dataset, tmp_path):
     assert found[0] == pytest.approx(6 * 0.693, rel=0.1)
     assert found[-1] < found[0]
     assert "val_top1" in (tmp_path / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("launcher", [{}, {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1"}])
+def test_tasks_of_slurm_that_know_nothing_of_one_another_are_refused(dataset, tmp_path, launcher):
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "2", **launcher}
+    line = command(dataset, tmp_path / "run", "optim.epochs=1")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if launcher:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert done.returncode == 2
+    assert done.stderr.startswith("v4d: srun started this 2 times, each by itself: ")
+    assert not (tmp_path / "run").exists()
