@@ -129,7 +129,7 @@ class RunRecord(BaseModel):
 
 
 def read_record(run: Path) -> RunRecord:
-    """What a run notes about itself. Raises DataError if there is none, or it is of another version."""
+    """What a run notes about itself. Raises DataError if there is none, it is damaged or of another version."""
     path = run / _RECORD
     try:
         return RunRecord.model_validate_json(path.read_bytes())
@@ -137,6 +137,8 @@ def read_record(run: Path) -> RunRecord:
         raise DataError(f"{run} is no run: there is no {path}") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise DataError(f"{path} is damaged: {first['msg']}") from None
         place = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path} is of another version of v4d: {place}: {first['msg']}") from None
 

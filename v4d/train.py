@@ -63,6 +63,8 @@ def train(
     recipe.check_start()
     with this_place(gpus) as place:
         dataset = read_dataset(root)
+        if run.exists() and not run.is_dir():
+            raise UsageError(f"{run} is a file: name a folder for the run with --out")
         run.mkdir(parents=True, exist_ok=True)
         whose = f"{run} is being trained by another v4d train"
         with held(run / LOCK, whose, _SECONDS_FOR_THE_LOCK) if place.is_main else nullcontext():
