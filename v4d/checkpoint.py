@@ -154,11 +154,37 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, named as for ``find_checkpoint``, to the CPU.
+    """As ``find_and_load``, the checkpoint alone."""
+    return find_and_load(path)[1]
 
-    Raises DataError if it is missing, damaged or no checkpoint of v4d.
+
+def find_and_load(path: Path) -> tuple[Path, Checkpoint]:
+    """Read a checkpoint, named as for ``find_checkpoint``, to the CPU, and say which one it was.
+
+    The run may be in training: where what ``path`` named was removed while it was read, what ``path`` names now is
+    read. Raises DataError if it is missing, damaged or no checkpoint of v4d.
     """
-    path = find_checkpoint(path)
+    while True:
+        found = find_checkpoint(path)
+        before = _identity(found)
+        try:
+            return found, _read(found)
+        except DataError:
+            # What is still there is damaged indeed.
+            if before is not None and _identity(found) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from another that took its place; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _read(path: Path) -> Checkpoint:
     in_one_file = path.is_file()
     state = path if in_one_file else path / STATE
     try:

@@ -131,10 +131,12 @@ def train_and_say(
 ) -> bool:
     """Train, and say so. Returns whether the run is finished."""
     from v4d.checkpoint import last_checkpoint
-    from v4d.launch import is_main_process, launch
+    from v4d.launch import is_main_process, launch, processes_of, see_that_tasks_know_of_one_another
     from v4d.train import train as work
 
-    on = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"the CPU, {procs} process{'es' * (procs > 1)}"
+    see_that_tasks_know_of_one_another()
+    count = processes_of(gpus, procs)
+    on = f"{count} GPU{'s' * (count > 1)}" if gpus else f"the CPU, {count} process{'es' * (count > 1)}"
     if is_main_process():
         notes.print(f"dataset {data}, recipe {recipe.name}, run {run}, on {on}")
     began, before = time.monotonic(), last_checkpoint(run)

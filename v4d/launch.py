@@ -107,6 +107,21 @@ def is_under_a_launcher() -> bool:
     return _UNDER_A_LAUNCHER in os.environ
 
 
+def see_that_tasks_know_of_one_another() -> None:
+    """Raise UsageError where Slurm started this process as one of several, and nobody says which of how many it is."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and not is_under_a_launcher():
+        raise UsageError(
+            f"srun started this {tasks} times, each by itself: on one node srun --ntasks 1 v4d train --gpus N, on "
+            "several one task for each, with torchrun (docs/clusters.md)"
+        )
+
+
+def processes_of(gpus: int, procs: int) -> int:
+    """How many processes work together: one per GPU, ``procs`` on the CPU, or as many as torchrun says."""
+    return int(os.environ["WORLD_SIZE"]) if is_under_a_launcher() else gpus or procs
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that speaks to the user: under torchrun there are others."""
     return not is_under_a_launcher() or os.environ["RANK"] == "0"

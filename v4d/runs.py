@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -66,9 +67,17 @@ def choose_run() -> Path:
     found = [last for run in RUNS.glob("*") if (last := last_checkpoint(run))]
     if not found:
         raise UsageError(f"there is no run with a checkpoint under {RUNS}/: run v4d train, or name a run")
-    newest = max(found, key=lambda path: path.stat().st_mtime)
+    newest = max(found, key=_made_at)
     _LOG.info("%s: the newest of %d runs with a checkpoint under %s/", newest, len(found), RUNS)
     return next(run for run in newest.parents if run.parent == RUNS)
+
+
+def _made_at(checkpoint: Path) -> float:
+    try:
+        return checkpoint.stat().st_mtime
+    except FileNotFoundError:
+        # In training: a newer one has taken its place.
+        return time.time()
 
 
 class RunEnd(BaseModel):
@@ -120,7 +129,7 @@ class RunRecord(BaseModel):
 
 
 def read_record(run: Path) -> RunRecord:
-    """What a run notes about itself. Raises DataError if there is none, or it is of another version."""
+    """What a run notes about itself. Raises DataError if there is none, it is damaged or of another version."""
     path = run / _RECORD
     try:
         return RunRecord.model_validate_json(path.read_bytes())
@@ -128,6 +137,8 @@ def read_record(run: Path) -> RunRecord:
         raise DataError(f"{run} is no run: there is no {path}") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise DataError(f"{path} is damaged: {first['msg']}") from None
         place = ".".join(str(part) for part in first["loc"])
         if not place:
             raise DataError(f"{path} is damaged: {first['msg']}") from None
@@ -229,15 +240,17 @@ class CheckpointSize:
 
 
 def checkpoint_sizes(run: Path) -> list[CheckpointSize]:
-    """The checkpoints of a run."""
+    """The checkpoints of a run; one that training removes meanwhile is not among them."""
+    sizes: dict[int, int] = {}
     found = checkpoints_in(run)
-    best = best_step(run, found)
-    return [
-        CheckpointSize(
-            step, str(path), sum(file.stat().st_size for file in path.iterdir()), step == max(found), step == best
-        )
-        for step, path in found.items()
-    ]
+    for step, path in found.items():
+        with suppress(FileNotFoundError):
+            size = sum(file.stat().st_size for file in path.iterdir())
+            # Of one that is gone by now it may have been a part.
+            path.stat()
+            sizes[step] = size
+    best, last = best_step(run, sizes), max(sizes, default=0)
+    return [CheckpointSize(step, str(found[step]), size, step == last, step == best) for step, size in sizes.items()]
 
 
 def epochs(run: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +30,9 @@ _PROJECT = "v4d"
 _IDS = "trackers.json"
 _MOST_WAITING = 1000
 _PATIENCE_S = 60.0
+# Of MLflow while a run begins or goes on, unless the environment says otherwise: by its defaults it tries a server that
+# is down for four minutes, and one that is silent for twenty. Later figures wait in a thread, which may take its time.
+_MLFLOW_AT_START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 # Figures of steps: the step, and its figures by name, as in "train/loss".
 Figures = Sequence[tuple[int, dict[str, float]]]
@@ -105,7 +108,7 @@ class WeightsAndBiases:
                 resume="allow",
                 config=about.settings,
                 # It would put itself between the progress bar and the terminal.
-                settings=wandb.Settings(console="off", silent=True),
+                settings=wandb.Settings(console="off", silent=True, init_timeout=_PATIENCE_S),
             ),
         )
 
@@ -133,17 +136,22 @@ class Mlflow:
         from mlflow import MlflowClient, entities
 
         self._entities, self._client = entities, MlflowClient()
+        with _by_default(_MLFLOW_AT_START):
+            self.id = self._go_on(about.id) if about.id else self._begin(about)
+
+    def _go_on(self, id: str) -> str:
+        self._client.update_run(id, status="RUNNING")
+        return id
+
+    def _begin(self, about: About) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-        if about.id:
-            self._client.update_run(about.id, status="RUNNING")
-            self.id = about.id
-        else:
-            known = self._client.get_experiment_by_name(name)
-            experiment = known.experiment_id if known else self._client.create_experiment(name)
-            self.id = self._client.create_run(experiment, run_name=about.run.name).info.run_id
-            # Once and for all: it refuses another value, as that of a dataset that has moved.
-            params = [entities.Param(key, str(value)) for key, value in _flat(about.settings).items()]
-            self._client.log_batch(self.id, params=params)
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        id: str = self._client.create_run(experiment, run_name=about.run.name).info.run_id
+        # Once and for all: it refuses another value, as that of a dataset that has moved.
+        params = [self._entities.Param(key, str(value)) for key, value in _flat(about.settings).items()]
+        self._client.log_batch(id, params=params)
+        return id
 
     def figures(self, of_steps: Figures) -> None:
         """See Tracker."""
@@ -261,6 +269,18 @@ def start_trackers(
         with replace_atomically(run / _IDS) as temporary:
             temporary.write_text(json.dumps(ids))
     return started
+
+
+@contextmanager
+def _by_default(settings: dict[str, str]) -> Iterator[None]:
+    """Have the environment say so for the length of the block, where it says nothing."""
+    new = settings.keys() - os.environ.keys()
+    os.environ.update({name: settings[name] for name in new})
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

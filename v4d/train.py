@@ -24,7 +24,7 @@ from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
 from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
-from v4d.step import Learner, build, distributed_norms
+from v4d.step import Learner, build, compiled, distributed_norms
 from v4d.step_reports import StepReports, TrainingError, check_weights, disk_may_be_full
 from v4d.stopping import agreed_stop
 from v4d.trackers import start_trackers
@@ -63,6 +63,8 @@ def train(
     recipe.check_start()
     with this_place(gpus) as place:
         dataset = read_dataset(root)
+        if run.exists() and not run.is_dir():
+            raise UsageError(f"{run} is a file: name a folder for the run with --out")
         run.mkdir(parents=True, exist_ok=True)
         whose = f"{run} is being trained by another v4d train"
         with held(run / LOCK, whose, _SECONDS_FOR_THE_LOCK) if place.is_main else nullcontext():
@@ -108,7 +110,7 @@ def _train(
         parallel = DistributedDataParallel(
             model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
-    compute = torch.compile(parallel) if config.compile else parallel
+    compute = compiled(parallel, recipe, place.ranks) if config.compile else parallel
     learner = Learner(recipe, model, optimizer, compute, place.ranks)
     if resumed:
         learner.load_state_dict(resumed.extras)

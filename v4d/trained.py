@@ -13,7 +13,7 @@ from rich.console import Console
 
 from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
-from v4d.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, load_weights
+from v4d.checkpoint import CHECKPOINTS, find_and_load, load_weights
 from v4d.config import Recipe, TrainConfig
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
@@ -128,8 +128,7 @@ def load_run(run: Path) -> Trained:
 
     Raises DataError if it is missing, damaged or no checkpoint.
     """
-    path = find_checkpoint(run)
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = find_and_load(run)
     model = V4D(checkpoint.recipe.model, len(checkpoint.classes))
     load_weights(model, checkpoint, path)
     recipe = checkpoint.recipe

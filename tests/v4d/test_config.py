@@ -73,6 +73,9 @@ def test_a_broken_file_is_said_in_one_line(tmp_path):
     (tmp_path / "broken.toml").write_text("[data\n")
     with pytest.raises(UsageError, match=r"broken\.toml is no TOML"):
         load_recipe(str(tmp_path / "broken.toml"))
+    (tmp_path / "empty.toml").write_text("# nothing\n")
+    with pytest.raises(UsageError, match=r"empty\.toml is no recipe: it is empty"):
+        load_recipe(str(tmp_path / "empty.toml"))
 
 
 def test_step_schedule_is_the_papers():

@@ -102,6 +102,8 @@ def test_what_is_no_run_is_named(runs, tmp_path):
     (tmp_path / "cut short" / "run.json").write_text('{"format": 1, ')
     assert "run.json is damaged: Invalid JSON" in v4d("runs", "show", tmp_path / "cut short", code=1)
     assert "run.json is of another version of v4d: format" in v4d("runs", "--folder", tmp_path)
+    (tmp_path / "later" / "run.json").write_text("{")
+    assert "run.json is damaged: Invalid JSON" in v4d("runs", "show", tmp_path / "later", code=1)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 """The trackers of a run: what they get, and that training goes on without them."""
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -125,6 +130,75 @@ def test_a_server_that_is_down_stops_a_new_run_and_none_that_goes_on(tmp_path, r
     assert line.startswith("--track mlflow: ")
     assert line.endswith("; training goes on without it")
     assert (tmp_path / "old" / "trackers.json").read_text() == ids
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Always another time."""
+
+    asked = 0
+
+    def do_POST(self):
+        Busy.asked += 1
+        self.send_response(503)
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *_):
+        """Not to standard error."""
+
+
+def test_a_server_that_is_down_is_tried_a_few_times_only_before_a_run_goes_on(tmp_path, recipe, offline, monkeypatch):
+    said = []
+    (tmp_path / "trackers.json").write_text('{"mlflow": "one"}')
+    for name in ("BACKOFF_FACTOR", "BACKOFF_JITTER"):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        before = dict(os.environ)
+        for most in ("", "1"):
+            Busy.asked = 0
+            if most:
+                monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", most)
+            assert start_trackers(["mlflow"], tmp_path, recipe, tmp_path, said.append) == []
+            # What the environment says holds.
+            assert Busy.asked == 1 + int(most or "3")
+            assert most or dict(os.environ) == before
+        server.shutdown()
+    assert [line.startswith("--track mlflow: ") for line in said] == [True, True]
+
+
+GOES_ON = """
+from pathlib import Path
+from v4d import trackers
+from v4d.recipes.files import load_recipe
+
+trackers._PATIENCE_S = 2.0
+if __name__ == "__main__":
+    assert trackers.start_trackers(["wandb"], Path(), load_recipe("demo"), Path(), print) == []
+"""
+
+
+def test_wandb_is_waited_for_as_long_as_others(tmp_path, offline):
+    (tmp_path / "trackers.json").write_text('{"wandb": "one"}')
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        known = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": "a" * 40}
+        here = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        (tmp_path / "goes_on.py").write_text(GOES_ON)
+        done = subprocess.run(
+            [sys.executable, "goes_on.py"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **known, **here},
+            # wandb's own patience is 90 s.
+            timeout=75,
+        )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^--track wandb: .*; training goes on without it$", done.stdout, re.M)
 
 
 def test_a_run_goes_on_without_its_trackers_if_asked_to(dataset, recipe, tmp_path, offline):

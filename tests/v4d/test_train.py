@@ -252,6 +252,13 @@ def test_one_class_is_refused(dataset, recipe, tmp_path):
         train(recipe, one, tmp_path / "run", gpus=0)
 
 
+def test_a_file_is_no_folder_for_a_run(dataset, recipe, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=r"file is a file: name a folder for the run with --out"):
+        train(recipe, dataset.root, tmp_path / "file", gpus=0)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_two_runs_do_not_share_a_folder(dataset, recipe, tmp_path):
     with held(tmp_path / "lock", "x"), pytest.raises(DataError, match="is being trained by another v4d train"):
         train(recipe, dataset.root, tmp_path, gpus=0)

@@ -88,7 +88,8 @@ def test_a_killed_run_goes_on_with_its_average(dataset, tmp_path):
     assert torch.equal(used["classifier.weight"], ends[0].model["classifier.weight"])
 
 
-def test_a_run_starts_from_another_ones_folder(dataset, tmp_path):
+@pytest.mark.parametrize("begins_with", ["demo", "another"])
+def test_a_run_starts_from_another_ones_folder(dataset, tmp_path, capsys, begins_with):
     tsn = recipe("model.blocks_4d=[]")
     train(tsn, dataset.root, tmp_path / "first", gpus=0)
     weights = load_checkpoint(tmp_path / "first").model
@@ -98,12 +99,18 @@ def test_a_run_starts_from_another_ones_folder(dataset, tmp_path):
         assert said.startswith(f"weights from {find_checkpoint(tmp_path / 'first')}; fresh: res3_1_4d, res4_1_4d")
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
     held = recipe(
-        f"train.init={tmp_path / 'first'}", "train.starts_from=first", "model.norm_init_4d=0", "optim.frozen=['*_4d.*']"
+        f"train.init={tmp_path / 'first'}",
+        f"train.starts_from={begins_with}",
+        "model.norm_init_4d=0",
+        "optim.frozen=['*_4d.*']",
     )
     train(held, dataset.root, tmp_path / "second", gpus=0)
     second = load_checkpoint(tmp_path / "second").model
     assert not second["layers.res3_1_4d.norm.weight"].any() and not second["layers.res3_1_4d.norm.bias"].any()
     assert not torch.equal(second["classifier.weight"], weights["classifier.weight"])
+    said = capsys.readouterr().out
+    missing = f"is of recipe demo, and train.starts_from = {begins_with}: is a stage missing?"
+    assert (missing in " ".join(said.split())) == (begins_with != "demo")
     with pytest.raises(DataError, match="there is no checkpoint"):
         initialise(model, str(tmp_path), dataset.classes)
 
@@ -121,3 +128,16 @@ def test_a_run_with_all_labels(dataset, tmp_path):
     assert found[0] == pytest.approx(6 * 0.693, rel=0.1)
     assert found[-1] < found[0]
     assert "val_top1" in (tmp_path / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("launcher", [{}, {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1"}])
+def test_tasks_of_slurm_that_know_nothing_of_one_another_are_refused(dataset, tmp_path, launcher):
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "2", **launcher}
+    line = command(dataset, tmp_path / "run", "optim.epochs=1")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if launcher:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert done.returncode == 2
+    assert done.stderr.startswith("v4d: srun started this 2 times, each by itself: ")
+    assert not (tmp_path / "run").exists()

@@ -105,7 +105,7 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
     a signal asked it to stop.
     """
     began = time.monotonic()
-    trained = load_trained(request.run)
+    trained = _load_on_ranks(request.run, place)
     recipe, protocol = trained.recipe, request.protocol
     protocol.check(recipe.data)
     dataset = trained.read_dataset(request.root, console)
@@ -158,6 +158,18 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
         left_out = f", {accuracy.left_out} left out" if accuracy.left_out else ""
         console.print(f"evaluated {accuracy.videos} videos{left_out} in {time.monotonic() - began:.0f} s")
     return accuracy
+
+
+def _load_on_ranks(run: Path, place: Place) -> Trained:
+    """The same network on all ranks, also where ``run`` is in training and has another checkpoint by the moment."""
+    while True:
+        trained = load_trained(run)
+        if place.ranks == 1:
+            return trained
+        digests = [""] * place.ranks
+        dist.all_gather_object(digests, trained.digest)
+        if len(set(digests)) == 1:
+            return trained
 
 
 def _loader(request: Request, recipe: Recipe, dataset: Dataset, place: Place) -> EvalLoader | UntrimmedLoader:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from v4d.models.conv3d import conv3d
 from v4d.models.units import check_units, units_as_batch, units_as_depth
 
 Kernel4d = tuple[int, int, int, int]
@@ -50,12 +51,12 @@ def _form(x_NCTHW: Tensor, weight: Tensor, units: int) -> _Form:
 
 def _of_each_unit(x_NCTHW: Tensor, weight: Tensor, _units: int, bias: Tensor | None) -> Tensor:
     """k_U = 1: a 3D convolution of the units as they are."""
-    return F.conv3d(x_NCTHW, weight.squeeze(2), bias, padding=_around(weight.shape[3:]))
+    return conv3d(x_NCTHW, weight.squeeze(2), bias, padding=_around(weight.shape[3:]))
 
 
 def _on_a_view(x_NCTHW: Tensor, weight: Tensor, units: int, bias: Tensor | None) -> Tensor:
     """k_H = k_W = 1: one 3D convolution over (U, T, H·W), without a copy of a channels-last input."""
-    y_BCUTS = F.conv3d(units_as_depth(x_NCTHW, units), weight.flatten(4, 5), bias, padding=_around(weight.shape[2:5]))
+    y_BCUTS = conv3d(units_as_depth(x_NCTHW, units), weight.flatten(4, 5), bias, padding=_around(weight.shape[2:5]))
     return units_as_batch(y_BCUTS, x_NCTHW.shape[-2:])
 
 
@@ -87,7 +88,7 @@ def _stacked(x_NCTHW: Tensor, weight: Tensor, units: int, bias: Tensor | None) -
     shifted = [padded[:, i : i + units] for i in range(weight.shape[2])]
     stacked_NTHWC = torch.cat(shifted, dim=-1).flatten(0, 1)
     weight_3d = weight.transpose(1, 2).flatten(1, 2)
-    return F.conv3d(stacked_NTHWC.permute(0, 4, 1, 2, 3), weight_3d, bias, padding=_around(weight.shape[3:]))
+    return conv3d(stacked_NTHWC.permute(0, 4, 1, 2, 3), weight_3d, bias, padding=_around(weight.shape[3:]))
 
 
 def _around(extents: torch.Size) -> tuple[int, ...]:

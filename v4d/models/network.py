@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from v4d.config import RESIDUAL_BLOCKS, ModelConfig
 from v4d.models.block_kinds import make_block
+from v4d.models.conv3d import Conv3d
 from v4d.models.frames import FrameConv
 from v4d.models.recomputing import run
 from v4d.models.stem import Stem
@@ -19,7 +20,7 @@ from v4d.models.units import InterUnitBlock, check_units
 
 def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Conv3d:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    kind = FrameConv if kernel[0] == 1 else nn.Conv3d
+    kind = FrameConv if kernel[0] == 1 else Conv3d
     return kind(inputs, outputs, kernel, stride=(1, stride, stride), padding=padding, bias=False)
 
 

@@ -76,6 +76,8 @@ def _read(name: str, file: Path, folder: Path | None, above: tuple[str, ...]) ->
         document = tomlkit.parse(file.read_text())
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no TOML: {error}") from None
+    if not document.unwrap():
+        raise UsageError(f"{file} is no recipe: it is empty")
     own = {"name": name, **document.unwrap()}
     notes = {(section, key): said for section, table in document.items() for key, said in _notes(table)}
     base = own.pop("base", "")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from preprocess.durable_files import sha256_of
 from preprocess.errors import DataError, UsageError
-from v4d.checkpoint import find_checkpoint, load_checkpoint, names_checkpoint
+from v4d.checkpoint import find_and_load, names_checkpoint
 from v4d.models.network import V4D
 from v4d.weights.foreign_names import NAMINGS, nearest_naming
 from v4d.weights.foreign_networks import match
@@ -58,11 +58,11 @@ def initialise(model: V4D, init: str, classes: Sequence[str] = (), starts_from: 
         source = path.name
         tensors = _as_ours(read_state_dict(path), inflate, model, path)
     elif names_checkpoint(path):
-        checkpoint = find_checkpoint(path)
-        source = str(checkpoint)
-        content = load_checkpoint(checkpoint)
-        origin = content.weights_info.source
-        tensors, note = _of_ours(content.weights_info, content.model, checkpoint, model, classes)
+        found, checkpoint = find_and_load(path)
+        source = str(found)
+        info, tensors = checkpoint.weights_info, checkpoint.model
+        origin = info.source
+        tensors, note = _of_ours(info, tensors, found, model, classes)
     elif path.suffix == SUFFIX and not is_imagenet_file:
         source = str(path)
         info, tensors = read_weights(path)
