@@ -66,7 +66,11 @@ def test_comparisons_are_measured_by_turns():
 
 def test_what_is_compared():
     found = [(jobs[0].task, jobs[0].network, [job.way for job in jobs]) for jobs in jobs_of(50, 224, "cpu", False)]
-    assert found[0] == ("train", "v4d_resnet50", ["plain", "v4d"])
-    assert found[2] == ("test", "v4d_resnet50", ["plain", "plain, as written", "v4d, as written", "v4d"])
+    assert found[0] == ("train", "v4d_resnet50", ["plain", "plain, bf16", "v4d", "v4d, bf16"])
+    tests = ["plain", "plain, as written", "v4d, as written", "v4d"]
+    assert found[2] == ("test", "v4d_resnet50", [*tests, "v4d, bf16"])
+    of_gpu = [[(job.way, job.precision) for job in jobs] for jobs in jobs_of(18, 224, "cuda", False)]
+    assert of_gpu[0] == [("plain", "fp32"), ("plain, bf16", "bf16"), ("v4d", "bf16")]
+    assert of_gpu[2] == [(way, "bf16") for way in tests]
     assert found[-1] == ("forward", "i3d_s_resnet50", ["pytorchvideo slow_r50", "v4d"])
     assert all(len({job.title for job in jobs}) == 1 for jobs in jobs_of(18, 224, "cpu", True))
