@@ -18,6 +18,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from statistics import median
@@ -306,9 +307,11 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     threads = len(os.sched_getaffinity(0))
     comparisons = []
-    for depth in args.depth:
-        for jobs in jobs_of(depth, args.crop, args.device, args.compile):
-            comparisons.append(measure(jobs, args.rounds, args.seconds, threads))
+    with suppress(KeyboardInterrupt):
+        # Ctrl-C prints what is measured by then.
+        for depth in args.depth:
+            for jobs in jobs_of(depth, args.crop, args.device, args.compile):
+                comparisons.append(measure(jobs, args.rounds, args.seconds, threads))
     # In a file as on a wide terminal.
     Console(width=max(console.width, 140)).print(as_table(comparisons))
 
