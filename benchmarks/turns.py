@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipelines import Sampling
-from preprocess.errors import V4dError
+from preprocess.errors import V4dError, stop_signals
 
 _WARM_UP = 2
 _SMALLEST_TURN = 2
@@ -104,13 +104,16 @@ def take_turn(route: Route, work: Work) -> Turn:
     # It comes with the first process of this kind, and unblocks what is blocked below.
     resource_tracker.ensure_running()
     try:
-        # Ctrl-C goes to every process of a terminal; it is for this one, after a moment, to end that one, which is
-        # born with it blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with stop_signals((signal.SIGINT,), second_ends=False) as asked:
+            # Ctrl-C goes to every process of a terminal; it is for this one, after a moment, to end that one, which is
+            # born with it blocked.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if asked.is_set():
+            raise KeyboardInterrupt
         theirs.close()
         if not ours.poll(work.seconds + _PATIENCE_S):
             raise RouteFailed(f"it gave nothing in {work.seconds + _PATIENCE_S:g} s")
