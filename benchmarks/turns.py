@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from pipelines import Sampling
-from preprocess.errors import V4dError
+from preprocess.errors import V4dError, stop_signals
 
 _WARM_UP = 2
 _SMALLEST_TURN = 2
@@ -100,14 +101,20 @@ def take_turn(route: Route, work: Work) -> Turn:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_the_process, args=(route, work, theirs))
-    # Ctrl-C goes to every process of a terminal; it is for this one to end that one.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It comes with the first process of this kind, and unblocks what is blocked below.
+    resource_tracker.ensure_running()
     try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    theirs.close()
-    try:
+        with stop_signals((signal.SIGINT,), second_ends=False) as asked:
+            # Ctrl-C goes to every process of a terminal; it is for this one, after a moment, to end that one, which is
+            # born with it blocked.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if asked.is_set():
+            raise KeyboardInterrupt
+        theirs.close()
         if not ours.poll(work.seconds + _PATIENCE_S):
             raise RouteFailed(f"it gave nothing in {work.seconds + _PATIENCE_S:g} s")
         found = ours.recv()
@@ -115,8 +122,10 @@ def take_turn(route: Route, work: Work) -> Turn:
         process.join()
         raise RouteFailed(f"its process ended with exit code {process.exitcode}") from None
     finally:
-        _kill(_family(process.pid or 0))
-        process.join()
+        # The number of one that is gone may be another's by now.
+        if process.is_alive() and process.pid:
+            _kill(_family(process.pid))
+            process.join()
     if isinstance(found, str):
         raise RouteFailed(found)
     assert isinstance(found, Turn)

@@ -155,6 +155,9 @@ def _container(descriptor: int, limit: Limit, largest_picture: int) -> Iterator[
     try:
         with av.open("fd:", options=options, metadata_errors="replace", timeout=max(0.001, limit.left)) as container:
             yield container
+    except av.error.ExitError:
+        # Of the time that one call may take, of which a look at the limit counts a part alone.
+        raise Unreadable(f"not done after {limit.seconds:g} s") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         limit.check()
         # Not str(error): that also quotes the log, in which a message seen before is left out.

@@ -5,6 +5,7 @@ No frame is like another, and the names say what is special about each.
 
 import os
 import re
+import signal
 import subprocess
 from functools import partial
 
@@ -20,6 +21,10 @@ from preprocess.run import preprocess
 if not torch.cuda.is_available():
     # Triton reads it when kernels are defined, at the first import of their module.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell has what it starts in the background. Tests start programs that are to hear a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG_CLASS = "漢" * 50
 

@@ -170,8 +170,8 @@ def find_and_load(path: Path) -> tuple[Path, Checkpoint]:
         try:
             return found, _read(found)
         except DataError:
-            # What is still there is damaged indeed.
-            if before is not None and _identity(found) == before:
+            # What is still there, or a link to nowhere, is what the run has to offer.
+            if _identity(found) == before and find_checkpoint(path) == found:
                 raise
 
 

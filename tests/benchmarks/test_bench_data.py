@@ -188,14 +188,18 @@ def test_ctrl_c_prints_what_is_measured(datasets, videos):
     bench = subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     )
-    seen = set()
-    while len(seen) < 2:
-        assert bench.poll() is None, bench.communicate()
-        for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split():
-            with suppress(FileNotFoundError):
-                seen |= {pid} if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() else set()
-    os.killpg(bench.pid, signal.SIGINT)
-    said, complained = bench.communicate()
+    try:
+        seen = set()
+        while len(seen) < 2:
+            assert bench.poll() is None, bench.communicate()
+            for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split():
+                # It may end meanwhile.
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    seen |= {pid} if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() else set()
+        os.killpg(bench.pid, signal.SIGINT)
+        said, complained = bench.communicate()
+    finally:
+        bench.kill()
     assert (bench.returncode, complained.splitlines()[-1]) == (130, "v4d: stopped"), complained
     assert "Traceback" not in complained
     ours, *rest = json.loads(said)["routes"]

@@ -2,18 +2,22 @@
 
 import io
 import json
+import os
 import re
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import pytest
 
 from preprocess import encode as encode_module
+from preprocess import probe
 from preprocess.encode import encode
 from preprocess.errors import Interrupted, UsageError
 from preprocess.ffmpeg import EncodeOptions, executable
@@ -230,6 +234,25 @@ def test_probe_looks_at_the_clock_and_at_who_asks_to_stop(video):
             examine(descriptor, SMALL, None, Limit(1e-9))
         with pytest.raises(Interrupted):
             examine(descriptor, SMALL, None, Limit(60, lambda: True))
+
+
+def test_a_source_that_comes_too_slowly_is_not_taken_for_no_video(video, monkeypatch):
+    """Also where nobody looks at the limit meanwhile, as if the time were a suspended run's."""
+    monkeypatch.setattr(probe, "_LONGEST_BETWEEN_LOOKS", 0.0)
+    content, (reading, writing) = video("h264.ts").read_bytes(), os.pipe()
+
+    def write_slowly():
+        with open(writing, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            for at in range(0, len(content), 188):
+                pipe.write(content[at : at + 188])
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=write_slowly)
+    writer.start()
+    with pytest.raises(Unreadable, match=r"^not done after 0\.05 s"):
+        examine(reading, SMALL, None, Limit(0.05))
+    os.close(reading)
+    writer.join()
 
 
 _SUSPENDED = """

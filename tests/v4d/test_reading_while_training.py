@@ -85,3 +85,10 @@ def test_what_is_damaged_and_still_there_is_damaged(recipe, tmp_path):
     (found / STATE).write_bytes((found / STATE).read_bytes()[:-9])
     with pytest.raises(DataError, match=r"state.pt is damaged or no checkpoint"):
         load_checkpoint(tmp_path)
+
+
+def test_a_link_to_a_checkpoint_that_is_gone_is_no_checkpoint(recipe, tmp_path):
+    save_checkpoint(tmp_path, at(begun(recipe), 3))
+    (tmp_path / "checkpoints" / "step-00000004").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"step-00000004/state.pt is damaged or no checkpoint: .*No such file"):
+        load_checkpoint(tmp_path)

@@ -37,6 +37,8 @@ from v4d.trained import Trained, load_trained
 
 ACCURACY = "accuracy.json"
 _LONG = timedelta(days=30)
+# A file system of several machines may show a new checkpoint to some of them a minute late.
+_TRIES, _SECONDS_BETWEEN_TRIES = 60, 1.0
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,11 @@ def evaluate(request: Request, place: Place, console: Console) -> Accuracy | Non
 
 
 def _load_on_ranks(run: Path, place: Place) -> Trained:
-    """The same network on all ranks, also where ``run`` is in training and has another checkpoint by the moment."""
-    while True:
+    """The same network on all ranks, also where ``run`` is in training and has another checkpoint by the moment.
+
+    Raises DataError on all of them where they have not come together in a minute, as on nodes with a disk each.
+    """
+    for _ in range(_TRIES):
         trained = load_trained(run)
         if place.ranks == 1:
             return trained
@@ -170,6 +175,8 @@ def _load_on_ranks(run: Path, place: Place) -> Trained:
         dist.all_gather_object(digests, trained.digest)
         if len(set(digests)) == 1:
             return trained
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    raise DataError(f"{run} holds another network for each process: let it be one folder that all nodes see")
 
 
 def _loader(request: Request, recipe: Recipe, dataset: Dataset, place: Place) -> EvalLoader | UntrimmedLoader:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,17 +16,18 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from cli import main
-from preprocess.errors import DataError
+from preprocess.errors import DataError, V4dError
 from tests.pipelines.broken import copied, place_of
 from tests.preprocess.damage import flip
 from tests.v4d.conftest import TINY
 from tests.v4d.untrained import untrained_run
 from v4d.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from v4d.evaluation import evaluate as evaluation
 from v4d.evaluation.evaluate import ACCURACY, Request, evaluate, evaluate_on_ranks
 from v4d.evaluation.parts import Parts
 from v4d.evaluation.protocols import Protocol
 from v4d.evaluation.scores_file import SCORES, read_scores
-from v4d.launch import Place, launch
+from v4d.launch import Place, launch, this_place
 from v4d.recipes.files import load_recipe
 
 # Slow enough to be stopped on the way: 5 crops, mirrored too, and every combination of 12 units.
@@ -91,6 +93,20 @@ def test_killed_it_goes_on_with_two_processes_and_stopped_with_two_again(slow_ru
     assert (out / SCORES).read_bytes() == expected
     assert sorted(path.name for path in out.iterdir()) == [ACCURACY, SCORES]
     assert json.loads((out / ACCURACY).read_text())["videos"] == 24
+
+
+def evaluate_what_is_there(runs, out):
+    """Each process another run, as if it lay under one name on another disk of each node."""
+    with this_place(0) as place, mock.patch.object(evaluation, "_SECONDS_BETWEEN_TRIES", 0.0):
+        return evaluate(request_of(runs[place.rank], out), place, Console())
+
+
+def test_processes_that_see_different_networks_do_not_go_on(slow_run, dataset, tmp_path, capfd):
+    untrained_run(tmp_path / "other", load_recipe("demo", TINY), dataset, seed=9)
+    with pytest.raises(V4dError, match="ended with exit code 1"):
+        launch(evaluate_what_is_there, ((slow_run[0], tmp_path / "other"), tmp_path / "out"), 0, 2)
+    assert "holds another network for each process: let it be one folder that all nodes see" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_finished_is_not_done_again_unless_asked(run, tmp_path):
