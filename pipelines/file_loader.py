@@ -60,7 +60,7 @@ class FileLoader:
         self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises UsageError where ffmpeg is not fit for this."""
+        """Raises UsageError where ffmpeg is not fit for this, DataError where the device can do nothing more."""
         given: list[Loaded] = []
 
         def source() -> GraphInput:
@@ -90,7 +90,11 @@ class FileLoader:
                         path = self._files[loaded[0].row_number]
                         self._on_bad(path, DataError(f"{path}: DALI cannot decode it: {dali_reason(error)}"))
                         # DALI promises nothing of a graph that failed.
-                        graph = decoding.graph(source)
+                        try:
+                            graph = decoding.graph(source)
+                        except RuntimeError as again:
+                            reason = dali_reason(again)
+                            raise DataError(f"DALI can do nothing more on {self._device}: {reason}") from None
                         continue
                     made = decoding.crops([loaded], outputs)()
                     if self._device.type == "cuda":

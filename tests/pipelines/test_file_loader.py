@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import EvalLoader, Sampling
+from pipelines import EvalLoader, Sampling, decoding
 from pipelines.file_loader import FileLoader, come_as_jpegs
+from pipelines.graph import picture_graph
 from pipelines.packets import PacketReader
 from preprocess import single_files
 from preprocess.encode import encode
-from preprocess.errors import UsageError
+from preprocess.errors import DataError, UsageError
 from preprocess.ffmpeg import executable
 from tests.pipelines.test_undecodable import BROKEN
 
@@ -181,6 +182,28 @@ def test_packets_that_dali_does_not_decode_cost_their_file_alone(
     codec, how, videos, preprocessed, tmp_path, monkeypatch
 ):
     dataset = preprocessed("80x64", codec="vp9", gop=8) if codec == "vp9" else preprocessed("80x64")
+    monkeypatch.setattr(PacketReader, "read", breaking(codec, how))
+    said = loaded_of_three(videos, dataset, tmp_path)
+    assert said.startswith(f"{tmp_path / 'bad.mkv'}: DALI cannot decode it: ")
+
+
+def test_a_device_that_can_do_nothing_more_ends_it(videos, preprocessed, tmp_path, monkeypatch):
+    built = []
+
+    def build_once(*arguments, **options):
+        built.append(arguments)
+        if len(built) > 1:
+            raise RuntimeError("CUDA runtime API error: the device is gone")
+        return picture_graph(*arguments, **options)
+
+    monkeypatch.setattr(PacketReader, "read", breaking("mjpeg", "scan header"))
+    monkeypatch.setattr(decoding, "picture_graph", build_once)
+    with pytest.raises(DataError, match="DALI can do nothing more on cpu: CUDA runtime API error: the device is gone"):
+        loaded_of_three(videos, preprocessed("80x64"), tmp_path)
+
+
+def breaking(codec, how):
+    """What ``PacketReader.read`` is to be where the packets of one file are whole, but not to be decoded."""
     read = PacketReader.read
 
     def read_or_break(reader, wanted):
@@ -190,6 +213,4 @@ def test_packets_that_dali_does_not_decode_cost_their_file_alone(
             found.packets[0] = np.frombuffer(broken, np.uint8)
         return found
 
-    monkeypatch.setattr(PacketReader, "read", read_or_break)
-    said = loaded_of_three(videos, dataset, tmp_path)
-    assert said.startswith(f"{tmp_path / 'bad.mkv'}: DALI cannot decode it: ")
+    return read_or_break
