@@ -11,6 +11,8 @@ from tests.v4d.report.conftest import random_scores, v4d
 from tests.v4d.report.test_report import HOSTILE
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra 'test')").expect
+# By default 5 s, which a busy machine may take.
+expect.set_options(timeout=60_000)
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
