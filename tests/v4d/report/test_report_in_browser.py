@@ -11,8 +11,9 @@ from tests.v4d.report.conftest import random_scores, v4d
 from tests.v4d.report.test_report import HOSTILE
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra 'test')").expect
-# By default 5 s, which a busy machine may take.
-expect.set_options(timeout=60_000)
+# By default 5 and 30 s, which a busy machine may take.
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -25,6 +26,7 @@ def open_page(browser):
     def show(run, viewport=WIDE, **options):
         # A page that glides to where the focus is has no fixed place for the pointer to go to.
         context = browser.new_context(viewport=viewport, reduced_motion="reduce", **options)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: message.type == "error" and said.append(message.text))
