@@ -182,7 +182,7 @@ def test_route_that_hangs_is_a_line_that_says_so(datasets, work, monkeypatch):
 def test_ctrl_c_prints_what_is_measured(datasets, videos):
     """To the whole group of processes, as a terminal sends it, when the first of several turns is over."""
     program = "import sys; from cli import main; sys.argv[0] = 'v4d'; main()"
-    options = [*FEW, "--seconds", "3", "--repeats", "1000", "--limit", "2", "--json"]
+    options = [*FEW, "--seconds", "3", "--repeats", "3", "--limit", "2", "--json"]
     command = [sys.executable, "-c", program, "bench", "data", datasets["mjpeg"].root, *options]
     command += ["--compare", "--videos", videos]
     bench = subprocess.Popen(
