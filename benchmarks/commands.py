@@ -121,17 +121,19 @@ def data(
     about = describe(dataset, measured, repeats)
     if not as_json:
         console.print(about.line())
-    stopped: StoppedEarly | None = None
-    beside = None
+    results: Sequence[Result] = ()
+    beside, stopped = None, None
     with progress_line(as_json) as shown:
         try:
             if videos is None:
-                results: Sequence[Result] = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
+                results = measure([our_loader(dataset, measured)], measured, repeats, shown.turn)
             else:
                 results = compare_with_rivals([dataset], videos, measured, repeats, limit, work, shown)
             beside = _beside_model(chosen, dataset, measured, repeats, shown) if chosen else None
-        except StoppedEarly as early:
-            results, stopped = early.results, early
+        except KeyboardInterrupt as early:
+            stopped, results = early, early.results if isinstance(early, StoppedEarly) else results
+    if not results and stopped:
+        raise stopped
     if as_json:
         click.echo(as_json_document(about, results, beside))
     else:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.commands import progress_line, show
-from benchmarks.comparison import Result
+from benchmarks.comparison import Result, StoppedEarly
 from benchmarks.contenders import compare_with_rivals, describe, route_name
 from benchmarks.preprocessing import make_clips, v4d
 from benchmarks.turns import Work
@@ -100,7 +100,12 @@ def main() -> None:
         work = Work(datasets[0].root, "train", Sampling(4, 4, 8, 224), args.batch, "cpu", cores, args.seconds)
         console.print(describe(datasets[0], work, args.repeats).line())
         with progress_line(False) as shown:
-            results = compare_with_rivals(datasets, videos, work, args.repeats, args.clips, root, shown)
+            try:
+                results: Sequence[Result] = compare_with_rivals(
+                    datasets, videos, work, args.repeats, args.clips, root, shown
+                )
+            except StoppedEarly as stopped:
+                results = stopped.results
         show(results)
         for line in bars(datasets, results):
             console.print(line)
