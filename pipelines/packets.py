@@ -12,11 +12,14 @@ from isal import isal_zlib
 from pipelines.h264 import is_h264
 from pipelines.jpeg import JpegHeads
 from pipelines.shard_store import ShardStore
+from pipelines.vp9 import is_vp9
 from preprocess.errors import DataError
 from preprocess.index import IVF_HEADER, IVF_PACKET_HEADER, VideoRow, packet_offsets
 
 _IVF_HEADER = struct.Struct("<4sHH4sHHIIII")
 _FOURCC = {"vp9": b"VP90", "h264": b"H264"}
+# What packets of a codec are called, and whether one has its form.
+_FORM = {"vp9": ("VP9", is_vp9), "h264": ("H.264", is_h264)}
 
 
 class Damaged(DataError):
@@ -107,9 +110,10 @@ class PacketReader:
                 heads.add(self._jpegs.head(packet, row.width, row.height))
                 if b"" in heads:
                     raise self.damaged(row, frame, start, f"is no JPEG of {row.width}x{row.height}")
-            elif not _HAS_FORM[self._codec](packet, row.width, row.height, not row.packet_back[frame]):
-                called = {"vp9": "VP9", "h264": "H.264"}[self._codec]
-                raise self.damaged(row, frame, start, f"is no {called} of {row.width}x{row.height}")
+            else:
+                called, has_form = _FORM[self._codec]
+                if not has_form(packet, row.width, row.height, not row.packet_back[frame]):
+                    raise self.damaged(row, frame, start, f"is no {called} of {row.width}x{row.height}")
             packets.append(packet)
         distinct = wanted.distinct
         place = {frame: i for i, frame in enumerate(distinct)}
@@ -149,22 +153,4 @@ def clip_stream(codec: str, clips: list[VideoPackets]) -> tuple[np.ndarray, np.n
     return np.concatenate(parts), np.concatenate(positions).astype(np.int32)
 
 
-def is_vp9(packet: np.ndarray, width: int, height: int, keyframe: bool) -> bool:
-    """Whether a packet begins as a VP9 frame of profile 0, a keyframe with this size or a frame that is none.
-
-    (VP9 bitstream specification, section 6.2.) DALI 2.4 writes past the end of its memory, and the process ends, where
-    a stream changes its size.
-    """
-    head = packet[:9].tobytes()
-    # The marker 10, two bits of the profile, whether a frame is shown again, and whether this is no keyframe.
-    if not head or head[0] & 0b11111100 != (0b10000000 if keyframe else 0b10000100):
-        return False
-    if not keyframe:
-        return True
-    # The sync code, four bits of colour, and the size.
-    size = (width - 1) << 16 | (height - 1)
-    return head[1:4] == b"\x49\x83\x42" and int.from_bytes(head[4:], "big") >> 4 & 0xFFFFFFFF == size
-
-
-_HAS_FORM = {"vp9": is_vp9, "h264": is_h264}
 assert _IVF_HEADER.size == IVF_HEADER and struct.calcsize("<IQ") == IVF_PACKET_HEADER
