@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from benchmarks.foreign_networks import slow_r50
 from benchmarks.plain_network import PlainV4D
 from preprocess.console import console
+from v4d.compiling import compiled
+from v4d.config import TrainConfig
 from v4d.inference import video_scores
 from v4d.models.folding import fold_norms
 from v4d.models.network import V4D
@@ -100,7 +102,7 @@ def prepared(job: Job) -> Callable[[], object]:
         model, layout = _ours(job), _channels_last
     if job.task == "test":
         return torch.no_grad()(_in_precision(job, _test(job, model, layout(_units(job, UNITS_IN_TEST)))))
-    network = torch.compile(model) if job.compiled else model
+    network = compiled(model, TrainConfig(compile=job.compiled))
     x = layout(_units(job, units))
     compute = _in_precision(job, lambda: network(x, units))
     return _training(model, compute, job) if job.task == "train" else torch.no_grad()(compute)

@@ -45,6 +45,7 @@ from preprocess.index import Dataset, read_dataset
 from preprocess.local import write_shards_locally
 from preprocess.ordered_actions import SIZE, list_videos, render
 from preprocess.run import preprocess
+from v4d.compiling import compiled
 from v4d.config import Recipe
 from v4d.launch import choose_gpus
 from v4d.precision import autocast
@@ -119,7 +120,7 @@ class _Step:
         config = work.recipe.train
         self._device, self._precision, self._units = work.device, config.precision, work.recipe.data.units
         model, self._optimizer = build(work.recipe, classes, work.device)
-        self._compute = torch.compile(model) if config.compile else model
+        self._compute = compiled(model, config)
 
     def take(self, x_NCTHW: torch.Tensor, labels_B: torch.Tensor) -> None:
         with autocast(self._precision, self._device):

@@ -12,6 +12,7 @@ import torch
 
 from pipelines import Batch, TrainLoader
 from preprocess.index import Dataset
+from v4d.compiling import compiled
 from v4d.config import Recipe
 from v4d.step import Learner, build
 
@@ -63,7 +64,7 @@ def slow_down(
         )
     )
     model, optimizer = build(recipe, len(dataset.classes), device)
-    learner = Learner(recipe, model, optimizer, torch.compile(model) if config.compile else model)
+    learner = Learner(recipe, model, optimizer, compiled(model, config))
     one = next(loader)
     fixed = replace(one, crops=(torch.empty_like(one.x).copy_(one.x),))
 

@@ -189,6 +189,8 @@ class TrainConfig(_Section):
     precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
+    autotune: bool = False
+    """Compile with more ways tried to run each kernel on a GPU: minutes at the start, faster steps after."""
     checkpoint_stages: tuple[Literal["stem", "res2", "res3", "res4", "res5"], ...] = ()
     """Stages whose activations are computed again for the gradient and not kept: less memory, more time."""
     checkpoint_every: int = Field(200, ge=1)
@@ -197,6 +199,12 @@ class TrainConfig(_Section):
     """Epochs from one validation to the next; 0: only after the last."""
     keep_every: int = Field(0, ge=0)
     """Epochs from one checkpoint that stays to the next; 0: only the last and the best stay."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.autotune and not self.compile:
+            raise ValueError("autotune is of compiled kernels: it needs compile")
+        return self
 
     def share_of(self, ranks: int) -> int:
         """Videos of a global batch on each rank. Raises UsageError if they do not divide evenly."""

@@ -23,9 +23,6 @@ from v4d.models.network import V4D
 from v4d.models.recomputing import recompute_stages
 from v4d.precision import autocast
 
-# The torch that was seen to compile recomputed stages for several ranks with gradients summed on the way.
-_SPLITS_RECOMPUTED = "2.13"
-
 
 def build(recipe: Recipe, classes: int, device: torch.device) -> tuple[V4D, torch.optim.SGD]:
     """A recipe's network, with weights drawn from ``train.seed``, and its optimizer.
@@ -196,17 +193,6 @@ def _loss(logits_BK: Tensor, targets: Targets, part: slice, mixing: Mixing | Non
         return own
     theirs = targets.at(partners_B[part].to(logits_BK.device, non_blocking=True)).loss(logits_BK)
     return mixing.share * own + (1 - mixing.share) * theirs
-
-
-def compiled(network: nn.Module, recipe: Recipe, ranks: int) -> Callable[..., Tensor]:
-    """``network``, which may be DDP's, for the step to call (``train.compile``)."""
-    if ranks > 1 and recipe.train.checkpoint_stages and torch.__version__ < _SPLITS_RECOMPUTED:
-        from torch._dynamo import config as dynamo
-
-        # Older ones refuse to split what is recomputed (pytorch/pytorch#104674). Whole, it sums its gradients at its
-        # end alone.
-        dynamo.optimize_ddp = False
-    return torch.compile(network)
 
 
 def distributed_norms(model: nn.Module, ranks: int, device: torch.device) -> None:

@@ -17,6 +17,7 @@ from preprocess.errors import DataError, UsageError
 from preprocess.index import Dataset, read_dataset
 from v4d.checkpoint import CHECKPOINTS, Checkpoint, last_checkpoint, load_checkpoint, load_weights
 from v4d.checkpoint_writer import CheckpointWriter
+from v4d.compiling import compiled
 from v4d.config import Recipe
 from v4d.launch import Place, as_on_main, this_place
 from v4d.meter import training_meter
@@ -24,7 +25,7 @@ from v4d.models.network import V4D
 from v4d.runs import LOCK, RunRecord, recorded
 from v4d.sample_sheet import sample_sheet
 from v4d.schedule import learning_rate
-from v4d.step import Learner, build, compiled, distributed_norms
+from v4d.step import Learner, build, distributed_norms
 from v4d.step_reports import StepReports, TrainingError, check_weights, disk_may_be_full
 from v4d.stopping import agreed_stop
 from v4d.trackers import start_trackers
@@ -110,7 +111,7 @@ def _train(
         parallel = DistributedDataParallel(
             model, device_ids=device_ids, static_graph=static, gradient_as_bucket_view=True
         )
-    compute = compiled(parallel, recipe, place.ranks) if config.compile else parallel
+    compute = compiled(parallel, config, place.ranks)
     learner = Learner(recipe, model, optimizer, compute, place.ranks)
     if resumed:
         learner.load_state_dict(resumed.extras)

@@ -58,6 +58,7 @@ def test_a_file_is_a_recipe(tmp_path):
         ("demo", "data.scales=[]", "data.scales"),
         ("demo", "data.scales=[2.0]", "less than or equal to 1, not 2.0"),
         ("demo", "optim.momentum=0", "nesterov needs a momentum above 0"),
+        ("demo", "train.autotune=true", "autotune is of compiled kernels: it needs compile"),
         ("demo", "data.over=clips", "data.over: Input should be 'video' or 'segment', not 'clips'"),
         ("demo", "data.units=0", "data.units: Input should be greater than or equal to 1, not 0"),
     ],

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.torch_version import TorchVersion
 
 from preprocess.errors import UsageError
 from tests.v4d.synthetic import noise
@@ -15,7 +14,7 @@ from v4d.losses import AllLabels, FirstLabel
 from v4d.mixing import Mixing, draw_mixing, partners
 from v4d.recipes.files import load_recipe
 from v4d.schedule import learning_rate
-from v4d.step import Learner, build, compiled, distributed_norms
+from v4d.step import Learner, build, distributed_norms
 
 CPU = torch.device("cpu")
 TINY = ("model.base_width=4", "data.train_crop=32", "data.frames=2", "train.global_batch=4")
@@ -229,25 +228,6 @@ def test_half_precision_is_scaled():
     plain, _ = taught(steps=1)
     assert losses[0].loss.item() == pytest.approx(plain[0], rel=0.01)
     assert losses[-1].loss < losses[0].loss
-
-
-@pytest.mark.parametrize(
-    ("version", "ranks", "settings", "splits"),
-    [
-        ("2.6.0", 2, (ALL_STAGES,), False),
-        ("2.6.0", 2, (), True),
-        ("2.6.0", 1, (ALL_STAGES,), True),
-        ("2.13.0+cpu", 2, (ALL_STAGES,), True),
-    ],
-)
-def test_an_older_torch_does_not_split_what_is_recomputed(version, ranks, settings, splits, monkeypatch):
-    from torch._dynamo import config as dynamo
-
-    recipe, model, _, _ = learner(*settings)
-    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
-    with dynamo.patch(optimize_ddp=True):
-        compiled(model, recipe, ranks)
-        assert dynamo.optimize_ddp == splits
 
 
 def test_norms_of_several_processes_want_gpus():
