@@ -1,4 +1,4 @@
-"""The loader on packets of JPEG, VP9 in layers and VP9 of GOP 8 beside decoders of whole files, in one run.
+"""The loader on packets of JPEG, VP9 in 3 and 2 layers and VP9 of GOP 8 beside decoders of whole files, in one run.
 
 python -m benchmarks.data [--videos DIR [--seconds-per-clip 10]] [--clips 48] [--seconds 5] [--repeats 3] [--work DIR]
 
@@ -32,6 +32,7 @@ from preprocess.selection import select
 DATASETS = {
     "mjpeg": ("--codec", "mjpeg"),
     "vp9": ("--codec", "vp9"),
+    "vp9-2-layers": ("--codec", "vp9", "--layers", "2"),
     "vp9-gop-8": ("--codec", "vp9", "--gop", "8", "--layers", "1"),
 }
 # How many times as fast as which route the packets of which codec are to be.

@@ -91,12 +91,12 @@ _RUN_OPTIONS = (
     click.option(
         "--gop",
         type=click.IntRange(1),
-        help="Frames from keyframe to keyframe  [default: mjpeg 1, h264 and vp9 8, vp9 in 3 layers 32]",
+        help="Frames from keyframe to keyframe  [default: mjpeg 1, h264 and vp9 8, vp9 in layers 32]",
     ),
     click.option(
         "--layers",
         type=click.IntRange(1),
-        help="Temporal layers of vp9, 3 or 1  [default: 3 where the GOP is a multiple of 4]",
+        help="Temporal layers of vp9: 3 take less room, 2 decode faster  [default: 3 where the GOP is a multiple of 4]",
     ),
     click.option(
         "--quality", type=int, help="Lowest is best  [default: mjpeg 4 of 2 to 31, vp9 37 of 63, h264 23 of 51]"

@@ -153,7 +153,7 @@ def _encode(
         if cut is None or not cut.ordered or _is_exact(output, taken, options):
             break
     _check(output, found, taken, options)
-    if options.layers != 1:
+    if options.layers == 3:
         see_that_layers_are_kept()
     if options.codec != "mjpeg":
         end = sink.tell()
@@ -204,7 +204,7 @@ def _write(stream: IO[bytes], options: EncodeOptions, sink: IO[bytes], keep: Cal
     if in_ivf:
         sink.write(bytes(32))
     for number, packet in enumerate(_CUT_APART[options.codec](stream)):
-        if options.layers != 1:
+        if options.layers == 3:
             packet = memoryview(with_layered_header(packet, number % gop))
         back, wanted = back_of(packet), options.back_of(number)
         if (back == 0) != (wanted == 0):

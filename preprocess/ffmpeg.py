@@ -19,7 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from preprocess.errors import UsageError
-from preprocess.vp9 import LAYER_PERIOD, layered_back
+from preprocess.vp9 import LAYER_PERIODS, layered_back
 
 _LOG = logging.getLogger(__name__)
 # Without full_chroma_int white comes out 6 levels too dark where the matrix changes. It costs no time; accurate_rnd,
@@ -61,8 +61,15 @@ _CODECS = {
 }
 
 
+_INDEPENDENT = {"error-resilient": 1}
 # At constant quality the layers' bit rates mean nothing, and this mode brings all else along.
-_LAYERED = {"error-resilient": 1, "ts-parameters": "ts_layering_mode=3"}
+_IN_3_LAYERS = {"ts-parameters": "ts_layering_mode=3"}
+# Flags of libvpx (vpx/vp8cx.h), which ffmpeg hands on with a frame: what it may refer to, golden and altref not; and
+# what it must not replace or teach. These two stay the keyframe, and the base layer alone becomes the last frame.
+_NO_REF_GOLDEN, _NO_UPDATE_LAST, _NO_UPDATE_ENTROPY = 1 << 17, 1 << 18, 1 << 20
+_NO_REF_ALTREF, _NO_UPDATE_GOLDEN, _NO_UPDATE_ALTREF = 1 << 21, 1 << 22, 1 << 23
+_BASE_FLAGS = _NO_REF_GOLDEN | _NO_REF_ALTREF | _NO_UPDATE_GOLDEN | _NO_UPDATE_ALTREF
+_UPPER_FLAGS = _BASE_FLAGS | _NO_UPDATE_LAST | _NO_UPDATE_ENTROPY
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class EncodeOptions:
     both even) or "none" (as it is; even for vp9 and h264, which leaves out a row or column by scaling). ``fps`` is
     in frames per second; None takes the source's frames as they are. ``gop`` (packets from keyframe to keyframe, 1
     for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 1 to 51; the lowest is best) and
-    ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 for vp9 in
-    temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4), else 1.
+    ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 or 2
+    for vp9 in temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4 or
+    8), else 1.
     ``timeout`` is in seconds for each video.
 
     Sources beyond ``largest_picture`` (pixels), ``longest`` (seconds) or ``most_frames`` are not taken.
@@ -99,25 +107,26 @@ class EncodeOptions:
         of = _CODECS[self.codec]
         gop, layers = self.gop, self.layers
         if layers is None:
-            layers = _LAYERS if self.codec == "vp9" and (gop is None or gop % LAYER_PERIOD == 0) else 1
+            layers = _LAYERS if self.codec == "vp9" and (gop is None or gop % LAYER_PERIODS[_LAYERS] == 0) else 1
         if gop is None:
-            gop = _LAYERED_GOP if layers == _LAYERS else of.gop
+            gop = _LAYERED_GOP if layers in LAYER_PERIODS else of.gop
         object.__setattr__(self, "gop", gop)
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "quality", of.quality if self.quality is None else self.quality)
         assert self.gop is not None and self.quality is not None
         if not of.best <= self.quality <= of.worst:
             raise UsageError(f"quality {self.quality} is not from {of.best} (best) to {of.worst}, as {self.codec} has")
-        if layers not in (1, _LAYERS):
-            raise UsageError(f"there are no {layers} layers: use 1 or {_LAYERS}")
-        if layers == _LAYERS and self.codec != "vp9":
+        if layers != 1 and layers not in LAYER_PERIODS:
+            raise UsageError(f"there are no {layers} layers: use 1, {' or '.join(map(str, LAYER_PERIODS))}")
+        if layers != 1 and self.codec != "vp9":
             raise UsageError(f"{layers} layers are not for {self.codec}: use vp9, or 1")
         if self.codec == "mjpeg" and self.gop != 1:
             raise UsageError(f"gop {self.gop} is not for mjpeg, in which every packet is a keyframe: use 1")
         if not 1 <= self.gop <= 256:
             raise UsageError(f"gop {self.gop} is not from 1 to 256")
-        if layers == _LAYERS and self.gop % LAYER_PERIOD:
-            raise UsageError(f"gop {self.gop} is no multiple of {LAYER_PERIOD}, as {layers} layers need: change either")
+        if layers != 1 and self.gop % LAYER_PERIODS[layers]:
+            period = LAYER_PERIODS[layers]
+            raise UsageError(f"gop {self.gop} is no multiple of {period}, as {layers} layers need: change either")
         if self.fps is not None and not 0 < self.fps <= _LARGEST_FPS:
             raise UsageError(f"fps {self.fps} is not above 0 and up to {_LARGEST_FPS}")
         if not 0 < self.timeout < math.inf:
@@ -159,11 +168,12 @@ class EncodeOptions:
         """How many packets back the reference of packet ``number`` of a video lies; 0 for a keyframe.
 
         In 3 layers the frames 0, 4, 8, ... of a GOP refer to each other, 2, 6, ... to the one of those before them,
-        and the others to the frame before them.
+        and the others to the frame before them. In 2 layers the frames 0, 8, 16, ... refer to each other, and the
+        others to the one of those before them.
         """
-        assert self.gop is not None
+        assert self.gop is not None and self.layers is not None
         number %= self.gop
-        return layered_back(number) if self.layers == _LAYERS else int(number > 0)
+        return int(number > 0) if self.layers == 1 else layered_back(number, self.layers)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -293,12 +303,17 @@ def command(
     gives = codec.arguments | {codec.quality_option: options.quality, "threads": 1, "filter_threads": 1}
     if options.codec != "mjpeg":
         gives |= {"g": options.gop, "keyint_min": options.gop}
-    if options.layers == _LAYERS:
-        gives |= _LAYERED
+    filters = [*_chosen(options, cut), *_picture(size, codec.levels), *numbering]
+    if options.layers != 1:
+        gives |= _INDEPENDENT
+    if options.layers == 3:
+        gives |= _IN_3_LAYERS
+    if options.layers == 2:
+        filters += _flagged(tick)
     stream = ffmpeg.input("file:/dev/stdin", format=container_format.partition(",")[0], **takes).output(
         "pipe:1",
         map="0:V:0",
-        vf=",".join([*_chosen(options, cut), *_picture(size, codec.levels), *numbering]),
+        vf=",".join(filters),
         fps_mode="passthrough",
         enc_time_base=unit,
         flags="+bitexact",
@@ -323,6 +338,18 @@ def _chosen(options: EncodeOptions, cut: Cut | None) -> list[str]:
         # From the first frame on, so that frame k is the one shown k / fps seconds after it.
         filters += ["setpts=PTS-STARTPTS", f"fps={rate.numerator}/{rate.denominator}:round=near"]
     return filters
+
+
+def _flagged(tick: Fraction) -> list[str]:
+    """The filters that tell the encoder which frames are of the base layer of 2.
+
+    By their times, a tick after each other: a filter would count anew when the size changes midway.
+    """
+    place = f"mod(round(t*{tick.denominator}/{tick.numerator}),{LAYER_PERIODS[2]})"
+    return [
+        f"metadata=mode=add:key=vp8-flags:value={flags}:enable='{test}({place},0)'"
+        for test, flags in (("eq", _BASE_FLAGS), ("gt", _UPPER_FLAGS))
+    ]
 
 
 def _picture(size: tuple[int, int], levels: str) -> list[str]:

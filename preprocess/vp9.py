@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# The base layer is every fourth frame: of the others half refer to it, and every fourth to one that does.
-LAYER_PERIOD = 4
+# By the number of temporal layers: how many packets back the reference of each frame of a period lies. The first is of
+# the base layer. In 2 layers all others refer to it, in 3 half of them do, and every fourth frame to one that does.
+_LAYERED_BACK = {2: (8, 1, 2, 3, 4, 5, 6, 7), 3: (4, 1, 2, 1)}
+LAYER_PERIODS = {layers: len(back) for layers, back in _LAYERED_BACK.items()}
 _HEADER_BYTES = 8
 _BITS = 8 * _HEADER_BYTES
 
@@ -106,15 +108,15 @@ class Vp9References:
         return number - nearest
 
 
-def layered_back(number: int) -> int:
-    """How many packets back the reference of a frame in temporal layers lies, ``number`` frames after its keyframe."""
+def layered_back(number: int, layers: int) -> int:
+    """How many packets back the reference of a frame in 2 or 3 layers lies, ``number`` frames after its keyframe."""
     if number == 0:
         return 0
-    return (LAYER_PERIOD, 1, 2, 1)[number % LAYER_PERIOD]
+    return _LAYERED_BACK[layers][number % LAYER_PERIODS[layers]]
 
 
 def with_layered_header(packet: memoryview, number: int) -> bytes:
-    """A packet of a stream in temporal layers, its header naming only pictures of packets that it needs.
+    """A packet of a stream in 3 layers, its header naming only pictures of packets that it needs.
 
     libvpx is told that no frame of the first three of a period uses the second of its three pictures (golden, the
     last frame of the middle layer), but lists it all the same: the first (the last frame of the base layer) is named
@@ -123,7 +125,7 @@ def with_layered_header(packet: memoryview, number: int) -> bytes:
     """
     header = _read(packet)
     content = bytes(packet)
-    if header.keyframe or number % LAYER_PERIOD == LAYER_PERIOD - 1:
+    if header.keyframe or number % LAYER_PERIODS[3] == LAYER_PERIODS[3] - 1:
         return content
     head = int.from_bytes(content[:_HEADER_BYTES], "big")
     place = _BITS - header.second

@@ -32,6 +32,7 @@ KINDS = {
     "mjpeg": {"codec": "mjpeg"},
     **{f"vp9, GOP {gop}": {"codec": "vp9", "gop": gop, "layers": 1} for gop in GROUPS},
     **{f"vp9 in layers, GOP {gop}": {"codec": "vp9", "gop": gop, "layers": 3} for gop in GROUPS[1:]},
+    **{f"vp9 in 2 layers, GOP {gop}": {"codec": "vp9", "gop": gop, "layers": 2} for gop in (8, 32)},
 }
 
 

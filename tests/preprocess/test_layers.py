@@ -25,10 +25,20 @@ STREAMS = {
     "noise, best quality": (40, {"quality": 0}),
     "noise, worst quality": (40, {"quality": 63}),
     "noise, one layer": (30, {"layers": 1}),
+    "noise, 2 layers": (75, {"layers": 2}),
+    "noise, 2 layers, GOP 8": (75, {"layers": 2, "gop": 8}),
+    "noise, 2 layers, GOP 24, best quality": (50, {"layers": 2, "gop": 24, "quality": 0}),
+    **{f"noise, 2 layers, {frames} frames": (frames, {"layers": 2}) for frames in (1, 2, 8, 9)},
     **{f"noise, {frames} frames": (frames, {}) for frames in (1, 2, 3, 4, 5, 6, 9)},
     "variable frame rate": ("vfr.mkv", {"gop": 8}),
     "odd size": ("odd_size.mkv", {"resize": "none"}),
     "hidden frames": ("vp9_alt_ref.webm", {}),
+    "hidden frames, 2 layers": ("vp9_alt_ref.webm", {"layers": 2}),
+    "variable frame rate, 2 layers": ("vfr.mkv", {"gop": 8, "layers": 2}),
+    "odd size, 2 layers": ("odd_size.mkv", {"resize": "none", "layers": 2}),
+    "size that changes, 2 layers": ("size_changes.mkv", {"layers": 2}),
+    "other rate, 2 layers": ("long.mp4", {"fps": 7.5, "layers": 2}),
+    "NTSC's rate, 2 layers": ("long.mp4", {"fps": 29.97, "layers": 2}),
     "other rate": ("long.mp4", {"fps": 7.5}),
     "one colour": ("gray_bt709_tv.mp4", {"fps": 240.0}),
     "moving": ("long.mp4", {"resize": "96x80"}),
@@ -99,7 +109,9 @@ def test_every_frame_alone_is_what_it_is_in_the_whole_video(streams, name):
         assert np.array_equal(stream.decode(kept, [frame])[0], stream.whole[frame]), frame
 
 
-@pytest.mark.parametrize("name", ["noise, GOP 32", "noise, GOP 12", "hidden frames", "noise, one layer"])
+@pytest.mark.parametrize(
+    "name", ["noise, GOP 32", "noise, GOP 12", "hidden frames", "noise, one layer", "noise, 2 layers"]
+)
 @settings(max_examples=25)
 @given(data=st.data())
 def test_any_frames_are_what_they_are_in_the_whole_video(streams, name, data):
@@ -114,13 +126,21 @@ def test_references_are_read_off_the_packets(streams, name):
     stream = streams(name)
     back = [reference for _, reference in packets_of("vp9", io.BytesIO(stream.content))]
     assert back == stream.packets.back.tolist() == [stream.options.back_of(k) for k in range(len(back))]
-    if stream.options.layers == 3:
-        assert max(len(needed(back, [k])) for k in range(len(back))) <= stream.options.gop // 4 + 2
+    most = {1: stream.options.gop, 2: stream.options.gop // 8 + 1, 3: stream.options.gop // 4 + 2}
+    assert max(len(needed(back, [k])) for k in range(len(back))) <= most[stream.options.layers]
 
 
-def test_frames_of_a_group():
-    assert [layered_back(k) for k in range(9)] == [0, 1, 2, 1, 4, 1, 2, 1, 4]
-    back = [layered_back(k) for k in range(32)]
+def test_frames_of_a_group_in_2_layers():
+    assert [layered_back(k, 2) for k in range(18)] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1]
+    back = [layered_back(k, 2) for k in range(32)]
+    assert needed(back, [7]) == [0, 7]
+    assert needed(back, [8]) == [0, 8]
+    assert needed(back, [31]) == [0, 8, 16, 24, 31]
+
+
+def test_frames_of_a_group_in_3_layers():
+    assert [layered_back(k, 3) for k in range(9)] == [0, 1, 2, 1, 4, 1, 2, 1, 4]
+    back = [layered_back(k, 3) for k in range(32)]
     assert needed(back, [0]) == [0]
     assert needed(back, [9]) == [0, 4, 8, 9]
     assert needed(back, [10]) == [0, 4, 8, 10]
@@ -217,12 +237,21 @@ def test_other_layers_than_asked_for_are_refused(video, program, words, says):
         encode(video("h264.mp4"), EncodeOptions("64x48", codec="vp9"), io.BytesIO())
 
 
+@pytest.mark.parametrize(
+    "words", ["s/vp8-flags/vp8-flag/g", "s/,8),0)/,4),0)/g", "s/-error-resilient/-frame-parallel/"], ids=str
+)
+def test_other_layers_than_the_2_asked_for_are_refused(video, program, words):
+    program(f"""exec {executable()} $(for word in "$@"; do echo "$word"; done | sed '{words}')""")
+    with pytest.raises(UsageError, match=r"may refer to packet|refers to the one"):
+        encode(video("h264.mp4"), EncodeOptions("64x48", codec="vp9", layers=2), io.BytesIO())
+
+
 def test_encoder_that_does_not_keep_to_the_layers(program, monkeypatch):
     layer_check.see_that_layers_are_kept.cache_clear()
     layer_check.see_that_layers_are_kept()
     layer_check.see_that_layers_are_kept.cache_clear()
     # Error-resilient, but with any reference it likes.
-    monkeypatch.setattr(ffmpeg, "_LAYERED", {"error-resilient": 1})
+    monkeypatch.setattr(ffmpeg, "_IN_3_LAYERS", {})
     with pytest.raises(UsageError, match="does not write the temporal layers it is asked for: use --layers 1"):
         layer_check.see_that_layers_are_kept()
     program("echo ffmpeg: Unrecognized option ts-parameters >&2; exit 1")
