@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from v4d.config import TrainConfig
 _SPLITS_RECOMPUTED = "2.13"
 # Where residual blocks join, a norm's gradient reads nine tensors. By its own limits (8 and 4) torch's inductor breaks
 # there in float32, writes and reads that, and sums the gradients that meet there again in each kernel that wants them.
-_ON_GPU: dict[str, int | bool] = {"realize_acc_reads_threshold": 32, "realize_reads_threshold": 2}
+_ON_GPU: dict[str, Any] = {"realize_acc_reads_threshold": 32, "realize_reads_threshold": 2}
 _TUNED = "coordinate_descent_tuning"
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch._inductor
 from torch.torch_version import TorchVersion
 
 from v4d import compiling
@@ -38,7 +37,9 @@ def test_an_older_torch_does_not_split_what_is_recomputed(version, ranks, stages
 
 
 def test_torch_knows_the_settings_for_a_gpu():
-    assert {*compiling._ON_GPU, compiling._TUNED} <= {*torch._inductor.list_options()}
+    torch.compile(V4D(SMALL, 3), options=compiling._ON_GPU | {compiling._TUNED: True})
+    with pytest.raises(RuntimeError, match="unknown_setting"):
+        torch.compile(V4D(SMALL, 3), options={"unknown_setting": 1})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
