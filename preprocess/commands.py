@@ -96,7 +96,8 @@ _RUN_OPTIONS = (
     click.option(
         "--layers",
         type=click.IntRange(1),
-        help="Temporal layers of vp9: 3 take less room, 2 decode faster  [default: 3 where the GOP is a multiple of 4]",
+        help="Temporal layers of vp9: 3 take less room, 2 decode faster, 1 is plain  [default: 3; 1 if the GOP is no "
+        "multiple of 4]",
     ),
     click.option(
         "--quality", type=int, help="Lowest is best  [default: mjpeg 4 of 2 to 31, vp9 37 of 63, h264 23 of 51]"

@@ -154,7 +154,7 @@ def _encode(
             break
     _check(output, found, taken, options)
     if options.layers == 3:
-        see_that_layers_are_kept()
+        see_that_layers_are_kept(3)
     if options.codec != "mjpeg":
         end = sink.tell()
         sink.seek(begin)
@@ -187,6 +187,12 @@ def _run(
             try:
                 output = _write(process.stdout, options, sink, keep)
             except ValueError as error:
+                if options.layers == 2:
+                    # Where frames are chosen, their numbers begin again with another size: not the encoder's fault.
+                    see_that_layers_are_kept(2)
+                    raise Unreadable(
+                        f"{error}; its size or format may change midway, which 2 layers do not take"
+                    ) from None
                 raise UsageError(f"{executable()} does not write what it was asked for: {error}") from None
             process.wait()
         log.seek(0)

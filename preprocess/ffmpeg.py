@@ -64,8 +64,8 @@ _CODECS = {
 _INDEPENDENT = {"error-resilient": 1}
 # At constant quality the layers' bit rates mean nothing, and this mode brings all else along.
 _IN_3_LAYERS = {"ts-parameters": "ts_layering_mode=3"}
-# Flags of libvpx (vpx/vp8cx.h), which ffmpeg hands on with a frame: what it may refer to, golden and altref not; and
-# what it must not replace or teach. These two stay the keyframe, and the base layer alone becomes the last frame.
+# Flags of libvpx (vpx/vp8cx.h), which ffmpeg hands on with a frame. None may refer to golden or altref or replace them,
+# so both stay the keyframe. Frames of the base layer alone become the last frame; others teach no probabilities either.
 _NO_REF_GOLDEN, _NO_UPDATE_LAST, _NO_UPDATE_ENTROPY = 1 << 17, 1 << 18, 1 << 20
 _NO_REF_ALTREF, _NO_UPDATE_GOLDEN, _NO_UPDATE_ALTREF = 1 << 21, 1 << 22, 1 << 23
 _BASE_FLAGS = _NO_REF_GOLDEN | _NO_REF_ALTREF | _NO_UPDATE_GOLDEN | _NO_UPDATE_ALTREF
@@ -81,8 +81,8 @@ class EncodeOptions:
     in frames per second; None takes the source's frames as they are. ``gop`` (packets from keyframe to keyframe, 1
     for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 1 to 51; the lowest is best) and
     ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 or 2
-    for vp9 in temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4 or
-    8), else 1.
+    for vp9 in temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4 in 3
+    layers, of 8 in 2), else 1.
     ``timeout`` is in seconds for each video.
 
     Sources beyond ``largest_picture`` (pixels), ``longest`` (seconds) or ``most_frames`` are not taken.
@@ -343,7 +343,8 @@ def _chosen(options: EncodeOptions, cut: Cut | None) -> list[str]:
 def _flagged(tick: Fraction) -> list[str]:
     """The filters that tell the encoder which frames are of the base layer of 2.
 
-    By their times, a tick after each other: a filter would count anew when the size changes midway.
+    By their times, a tick after each other, which go on where a filter's own count would begin again: when the size
+    changes midway. (Where frames are chosen, these begin again too.)
     """
     place = f"mod(round(t*{tick.denominator}/{tick.numerator}),{LAYER_PERIODS[2]})"
     return [

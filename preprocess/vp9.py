@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # By the number of temporal layers: how many packets back the reference of each frame of a period lies. The first is of
-# the base layer. In 2 layers all others refer to it, in 3 half of them do, and every fourth frame to one that does.
+# the base layer. In 2 layers all others refer to it; in 3 two of three others do, and the last to the second of these.
 _LAYERED_BACK = {2: (8, 1, 2, 3, 4, 5, 6, 7), 3: (4, 1, 2, 1)}
 LAYER_PERIODS = {layers: len(back) for layers, back in _LAYERED_BACK.items()}
 _HEADER_BYTES = 8

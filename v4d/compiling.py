@@ -1,4 +1,4 @@
-"""Networks by torch.compile, with the settings that measured fastest on a GPU (docs/measurements.md)."""
+"""Networks by torch.compile, with settings that make it faster on a GPU (docs/measurements.md)."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def compiled(network: nn.Module, config: TrainConfig, ranks: int = 1) -> Callabl
         dynamo.optimize_ddp = False
     if not next(network.parameters()).is_cuda:
         return torch.compile(network)
-    return torch.compile(network, options=_ON_GPU | {_TUNED: config.autotune})
+    return torch.compile(network, options=_ON_GPU | ({_TUNED: True} if config.autotune else {}))

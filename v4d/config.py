@@ -190,7 +190,7 @@ class TrainConfig(_Section):
     channels_last: bool = True
     compile: bool = False
     autotune: bool = False
-    """Compile with more ways tried to run each kernel on a GPU: minutes at the start, faster steps after."""
+    """With compile, on a GPU: try more ways to run each kernel. Minutes more at the start, faster steps after."""
     checkpoint_stages: tuple[Literal["stem", "res2", "res3", "res4", "res5"], ...] = ()
     """Stages whose activations are computed again for the gradient and not kept: less memory, more time."""
     checkpoint_every: int = Field(200, ge=1)

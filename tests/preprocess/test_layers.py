@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nvidia.dali import Pipeline, fn, types
 
 from preprocess import ffmpeg, layer_check
-from preprocess.encode import encode
+from preprocess.encode import Unreadable, encode
 from preprocess.errors import UsageError
 from preprocess.ffmpeg import EncodeOptions, executable
 from preprocess.packets import ivf_header, ivf_packet_header, ivf_packets, packets_of
@@ -242,18 +242,29 @@ def test_other_layers_than_asked_for_are_refused(video, program, words, says):
 )
 def test_other_layers_than_the_2_asked_for_are_refused(video, program, words):
     program(f"""exec {executable()} $(for word in "$@"; do echo "$word"; done | sed '{words}')""")
-    with pytest.raises(UsageError, match=r"may refer to packet|refers to the one"):
+    layer_check.see_that_layers_are_kept.cache_clear()
+    with pytest.raises(UsageError, match="does not write the temporal layers it is asked for"):
         encode(video("h264.mp4"), EncodeOptions("64x48", codec="vp9", layers=2), io.BytesIO())
+
+
+@pytest.mark.parametrize("name", ["size_changes.mkv", "size_changes_turned.mkv"])
+def test_frames_that_change_their_size_in_2_layers(video, name):
+    """Their numbers begin again where frames are chosen: the video is at fault, and what is made otherwise is whole."""
+    _, packets = encode(video(name), EncodeOptions("64x48", codec="vp9", layers=2), io.BytesIO())
+    assert packets.back.tolist()[1:9] == [1, 2, 3, 4, 5, 6, 7, 8]
+    with pytest.raises(Unreadable, match="its size or format may change midway, which 2 layers do not take"):
+        encode(video(name), EncodeOptions("64x48", codec="vp9", layers=2, fps=25), io.BytesIO())
+    encode(video(name), EncodeOptions("64x48", codec="vp9", layers=3, fps=25), io.BytesIO())
 
 
 def test_encoder_that_does_not_keep_to_the_layers(program, monkeypatch):
     layer_check.see_that_layers_are_kept.cache_clear()
-    layer_check.see_that_layers_are_kept()
+    layer_check.see_that_layers_are_kept(3)
     layer_check.see_that_layers_are_kept.cache_clear()
     # Error-resilient, but with any reference it likes.
     monkeypatch.setattr(ffmpeg, "_IN_3_LAYERS", {})
     with pytest.raises(UsageError, match="does not write the temporal layers it is asked for: use --layers 1"):
-        layer_check.see_that_layers_are_kept()
+        layer_check.see_that_layers_are_kept(3)
     program("echo ffmpeg: Unrecognized option ts-parameters >&2; exit 1")
     with pytest.raises(UsageError, match=r"\(ffmpeg: Unrecognized option ts-parameters\): use --layers 1"):
-        layer_check.see_that_layers_are_kept()
+        layer_check.see_that_layers_are_kept(3)

@@ -27,7 +27,7 @@ from v4d.reproduce.tables import Measure, PaperRow, PaperTable
 _PLACES: dict[Measure, int] = {"top1": 1, "top5": 5}
 _TITLES: dict[Measure, str] = {"top1": "top-1", "top5": "top-5", "mean_average_precision": "mAP"}
 # Of a recipe's settings, those by which a result does not change, and the seed.
-_NO_MATTER = ("seed", "compile", "channels_last", "checkpoint_every", "validate_every", "keep_every")
+_NO_MATTER = ("seed", "compile", "autotune", "channels_last", "checkpoint_every", "validate_every", "keep_every")
 UNKNOWN = "\N{EN DASH}"
 # Recipes have values of their own where the paper has none.
 DIFFERS = "What differs from the paper, or where it is silent from the recipes"

@@ -67,6 +67,7 @@ def _small(recipe: Recipe) -> tuple[str, ...]:
         "optim.warmup_epochs=2.0",
         "train.global_batch=16",
         "train.precision=fp32",
+        "train.autotune=false",
         "train.compile=false",
         "train.validate_every=0",
     )

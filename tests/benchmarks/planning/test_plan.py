@@ -27,15 +27,15 @@ def test_a_plan_by_hand():
     assert made.shard_bytes == 1000 * made.bytes_per_video
     assert made.core_hours == pytest.approx(1000 * 300 * 2.27e-3 / 3600)
     assert made.list_bytes == 1000 * 562
-    # 32 batches of 32 hold 1,000 videos; each takes 16/116 s on every GPU.
+    # 32 batches of 32 hold 1,000 videos; each takes 16/120 s on every GPU.
     assert made.rehearsal.balance.steps == 32
-    assert made.epoch_hours == pytest.approx(32 * 16 / 116 / 3600)
-    assert made.train_hours == pytest.approx(100 * 32 * 16 / 116 / 3600)
+    assert made.epoch_hours == pytest.approx(32 * 16 / 120 / 3600)
+    assert made.train_hours == pytest.approx(100 * 32 * 16 / 120 / 3600)
     # 4 units of 8 frames, each a JPEG of its own; two GPUs on the node.
     assert made.bytes_read == 32 * 14_275
     storage = made.limits[3]
-    assert storage.needs == pytest.approx(2 * 116 * 32 * 14_275)
-    assert (made.bound_by, made.videos_per_s, made.hours) == ("GPU", 116.0, None)
+    assert storage.needs == pytest.approx(2 * 120 * 32 * 14_275)
+    assert (made.bound_by, made.videos_per_s, made.hours) == ("GPU", 120.0, None)
 
 
 def test_what_binds_is_the_scarcest():

@@ -24,10 +24,10 @@ def test_it_says_what_it_comes_to_and_what_binds():
         "3,000 videos of 300 frames, mjpeg, k400_v4d_r50, 8 h100 in 1 node",
         "disk 12.9 GB 4.28 MB a video",
         "24 steps of 128",
-        "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 measured",
-        "loader 116 videos/s a GPU 1,059 videos/s a GPU 1,059 extrapolated",
+        "GPU <- binds 120 videos/s a GPU 120 videos/s a GPU 120 measured",
+        "loader 120 videos/s a GPU 1,059 videos/s a GPU 1,059 extrapolated",
         "note: loader is extrapolated: from 4x4 frames (2118), by the number of frames",
-        "docs/measurements.md, Training and loading, 2026-11-26, one H100",
+        "docs/measurements.md, Training and loading, 2026-11-27, one H100",
         "binds first: GPU; what would help: more GPUs",
         "the least there can be (--efficiency 0.9",
     ):
@@ -39,8 +39,8 @@ def test_what_is_typed_first_gets_an_answer():
     said = words(planned())
     for part in (
         "47 steps of 64",
-        "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 assumed",
-        "CPU 0.19 cores a GPU not said extrapolated",
+        "GPU <- binds 120 videos/s a GPU 120 videos/s a GPU 120 assumed",
+        "CPU 0.197 cores a GPU not said extrapolated",
         "note: training step is assumed: that of batches of 16 on each GPU: 8 were not measured, and fewer videos at a",
         "training at least",
     ):
@@ -108,7 +108,7 @@ def test_a_figure_of_ones_own_is_named():
 
 def test_what_is_extrapolated_is_called_so():
     said = words(planned("--extrapolate", "--batch-per-gpu", "1"))
-    assert "GPU <- binds 116 videos/s a GPU 116 videos/s a GPU 116 extrapolated" in said
+    assert "GPU <- binds 120 videos/s a GPU 120 videos/s a GPU 120 extrapolated" in said
     assert "times 1; that of batches of 16 on each GPU: 1 were not measured" in said
 
 
