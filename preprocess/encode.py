@@ -190,9 +190,7 @@ def _run(
                 if options.layers == 2:
                     # Where frames are chosen, their numbers begin again with another size: not the encoder's fault.
                     see_that_layers_are_kept(2)
-                    raise Unreadable(
-                        f"{error}; its size or format may change midway, which 2 layers do not take"
-                    ) from None
+                    raise Unreadable(f"not for 2 layers: its size or format may change midway ({error})") from None
                 raise UsageError(f"{executable()} does not write what it was asked for: {error}") from None
             process.wait()
         log.seek(0)

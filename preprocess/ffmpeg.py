@@ -82,8 +82,7 @@ class EncodeOptions:
     for mjpeg, else 1 to 256), ``quality`` (mjpeg 2 to 31, vp9 0 to 63, h264 1 to 51; the lowest is best) and
     ``layers`` are the codec's own defaults where they are None, and never None once made. ``layers`` is 3 or 2
     for vp9 in temporal layers, of which a frame needs few others (see ``back_of``; the GOP is then a multiple of 4 in 3
-    layers, of 8 in 2), else 1.
-    ``timeout`` is in seconds for each video.
+    layers, of 8 in 2), else 1. ``timeout`` is in seconds for each video.
 
     Sources beyond ``largest_picture`` (pixels), ``longest`` (seconds) or ``most_frames`` are not taken.
 
