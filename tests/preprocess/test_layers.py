@@ -252,7 +252,7 @@ def test_frames_that_change_their_size_in_2_layers(video, name):
     """Their numbers begin again where frames are chosen: the video is at fault, and what is made otherwise is whole."""
     _, packets = encode(video(name), EncodeOptions("64x48", codec="vp9", layers=2), io.BytesIO())
     assert packets.back.tolist()[1:9] == [1, 2, 3, 4, 5, 6, 7, 8]
-    with pytest.raises(Unreadable, match="^not for 2 layers: its size or format may change midway"):
+    with pytest.raises(Unreadable, match=r"^not for 2 layers: its size or format may change midway"):
         encode(video(name), EncodeOptions("64x48", codec="vp9", layers=2, fps=25), io.BytesIO())
     encode(video(name), EncodeOptions("64x48", codec="vp9", layers=3, fps=25), io.BytesIO())
 
