@@ -16,11 +16,14 @@ import argparse
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from statistics import median
 
 import torch
@@ -213,15 +216,15 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
     """Each job in a process of its own, a turn of each in every round."""
     context = multiprocessing.get_context("spawn")
     results, lines = [Result(job) for job in jobs], []
-    processes = []
-    for job in jobs:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(job, threads, seconds, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        lines.append(ours)
-        processes.append(process)
+    processes: list[SpawnProcess] = []
     try:
+        for job in jobs:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(job, threads, seconds, theirs), daemon=True)
+            processes.append(process)
+            _start(process)
+            theirs.close()
+            lines.append(ours)
         for number in range(rounds + 1):
             for result, line in zip(results, lines, strict=True):
                 line.send(True)
@@ -233,9 +236,21 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
                     result.peak = answer[1]
     finally:
         for process in processes:
-            process.kill()
-            process.join()
+            if process.pid:
+                process.kill()
+                process.join()
     return results
+
+
+def _start(process: SpawnProcess) -> None:
+    """Ctrl-C goes to every process of a terminal: it is for this one to end that one, which is born deaf to it."""
+    # It comes with the first process of this kind, and unblocks what is blocked below.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def jobs_of(depth: int, crop: int, device: str, compiled: bool) -> list[list[Job]]:

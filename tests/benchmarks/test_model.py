@@ -1,5 +1,13 @@
 """The networks of the model benchmark do the same, and its comparison runs. No test looks at a time."""
 
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from subprocess import PIPE, Popen
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +82,20 @@ def test_what_is_compared():
     assert of_gpu[2] == [(way, "bf16") for way in tests]
     assert found[-1] == ("forward", "i3d_s_resnet50", ["pytorchvideo slow_r50", "v4d"])
     assert all(len({job.title for job in jobs}) == 1 for jobs in jobs_of(18, 224, "cpu", True))
+
+
+def test_a_stop_is_no_traceback():
+    """Ctrl-C of a terminal: it goes to the benchmark and to its processes."""
+    line = [sys.executable, "-m", "benchmarks.model", "--depth", "18", "--crop", "32", "--rounds", "1000"]
+    with Popen(line, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            while process.poll() is None and len(children.read_text().split()) < 3:
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert "by turns in one run" in out
+    assert "Traceback" not in err
