@@ -16,12 +16,10 @@ import argparse
 import multiprocessing
 import os
 import resource
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from statistics import median
@@ -34,6 +32,7 @@ from torch import Tensor, nn
 
 from benchmarks.foreign_networks import slow_r50
 from benchmarks.plain_network import PlainV4D
+from benchmarks.turns import start_deaf
 from preprocess.console import console
 from v4d.compiling import compiled
 from v4d.config import TrainConfig
@@ -222,7 +221,7 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(job, threads, seconds, theirs), daemon=True)
             processes.append(process)
-            _start(process)
+            start_deaf(process)
             theirs.close()
             lines.append(ours)
         for number in range(rounds + 1):
@@ -240,17 +239,6 @@ def measure(jobs: list[Job], rounds: int, seconds: float, threads: int) -> list[
                 process.kill()
                 process.join()
     return results
-
-
-def _start(process: SpawnProcess) -> None:
-    """Ctrl-C goes to every process of a terminal: it is for this one to end that one, which is born deaf to it."""
-    # It comes with the first process of this kind, and unblocks what is blocked below.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def jobs_of(depth: int, crop: int, device: str, compiled: bool) -> list[list[Job]]:

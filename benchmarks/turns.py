@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -101,19 +102,8 @@ def take_turn(route: Route, work: Work) -> Turn:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_the_process, args=(route, work, theirs))
-    # It comes with the first process of this kind, and unblocks what is blocked below.
-    resource_tracker.ensure_running()
     try:
-        with stop_signals((signal.SIGINT,), second_ends=False) as asked:
-            # Ctrl-C goes to every process of a terminal; it is for this one, after a moment, to end that one, which is
-            # born with it blocked.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if asked.is_set():
-            raise KeyboardInterrupt
+        start_deaf(process)
         theirs.close()
         if not ours.poll(work.seconds + _PATIENCE_S):
             raise RouteFailed(f"it gave nothing in {work.seconds + _PATIENCE_S:g} s")
@@ -130,6 +120,23 @@ def take_turn(route: Route, work: Work) -> Turn:
         raise RouteFailed(found)
     assert isinstance(found, Turn)
     return found
+
+
+def start_deaf(process: SpawnProcess) -> None:
+    """Start a process that Ctrl-C does not reach: it goes to every process of a terminal, and this one ends that one.
+
+    Raises KeyboardInterrupt, once it is started, if Ctrl-C comes meanwhile.
+    """
+    # It comes with the first process of this kind, and unblocks what is blocked below.
+    resource_tracker.ensure_running()
+    with stop_signals((signal.SIGINT,), second_ends=False) as asked:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 def _in_the_process(route: Route, work: Work, answer: Connection) -> None:
