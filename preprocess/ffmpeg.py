@@ -65,11 +65,11 @@ _INDEPENDENT = {"error-resilient": 1}
 # At constant quality the layers' bit rates mean nothing, and this mode brings all else along.
 _IN_3_LAYERS = {"ts-parameters": "ts_layering_mode=3"}
 # Flags of libvpx (vpx/vp8cx.h), which ffmpeg hands on with a frame. None may refer to golden or altref or replace them,
-# so both stay the keyframe. Frames of the base layer alone become the last frame; others teach no probabilities either.
-_NO_REF_GOLDEN, _NO_UPDATE_LAST, _NO_UPDATE_ENTROPY = 1 << 17, 1 << 18, 1 << 20
-_NO_REF_ALTREF, _NO_UPDATE_GOLDEN, _NO_UPDATE_ALTREF = 1 << 21, 1 << 22, 1 << 23
+# so both stay the keyframe. Frames of the base layer alone become the last frame.
+_NO_REF_GOLDEN, _NO_REF_ALTREF = 1 << 17, 1 << 21
+_NO_UPDATE_LAST, _NO_UPDATE_GOLDEN, _NO_UPDATE_ALTREF = 1 << 18, 1 << 22, 1 << 23
 _BASE_FLAGS = _NO_REF_GOLDEN | _NO_REF_ALTREF | _NO_UPDATE_GOLDEN | _NO_UPDATE_ALTREF
-_UPPER_FLAGS = _BASE_FLAGS | _NO_UPDATE_LAST | _NO_UPDATE_ENTROPY
+_UPPER_FLAGS = _BASE_FLAGS | _NO_UPDATE_LAST
 
 
 @dataclass(frozen=True)

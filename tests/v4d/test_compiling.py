@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.torch_version import TorchVersion
 
 from v4d import compiling
@@ -13,9 +14,10 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 SMALL = ModelConfig(base_width=8, blocks_4d=("res3.1",), norm_init_4d=1.0, dropout=0.0)
 
 
-def test_a_network_that_is_not_to_be_compiled_is_as_it_is():
+def test_a_network_is_compiled_where_it_is_asked_for():
     model = V4D(SMALL, 3)
     assert compiled(model, TrainConfig(compile=False)) is model
+    assert isinstance(compiled(model, TrainConfig(compile=True)), OptimizedModule)
 
 
 @pytest.mark.parametrize(
